@@ -1,0 +1,155 @@
+// The only module definition: addresses and sizes into the parameter structs, then the launcher for the device.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <stdexcept>
+#include <string>
+
+#include "launchers.h"
+
+namespace py = pybind11;
+using namespace vgen;
+
+namespace {
+
+using Sizes3 = std::array<int64_t, 3>;
+using Sizes5 = std::array<int64_t, 5>;
+
+template <class T>
+T* address(uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+enum class Isa { baseline, avx2, avx512 };
+
+Isa best_isa() {
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq"))
+    return Isa::avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return Isa::avx2;
+  return Isa::baseline;
+}
+
+Isa isa = best_isa();
+const char* isa_names[] = {"baseline", "avx2", "avx512"};
+
+// Runs name_cpu of the chosen instruction set, or name_cuda on the tensor's device and stream.
+#ifdef VGEN_CUDA
+#define VGEN_ON_CUDA(name, ...) check(name##_cuda(__VA_ARGS__, where.index, address<void>(where.stream)))
+#else
+#define VGEN_ON_CUDA(name, ...) throw std::runtime_error(#name ": this build has no CUDA part")
+#endif
+#define VGEN_RUN(name, ...)                                           \
+  do {                                                                \
+    py::gil_scoped_release release;                                   \
+    if (where.index >= 0) {                                           \
+      VGEN_ON_CUDA(name, __VA_ARGS__);                                \
+    } else if (isa == Isa::avx512) {                                  \
+      avx512::name##_cpu(__VA_ARGS__);                                \
+    } else if (isa == Isa::avx2) {                                    \
+      avx2::name##_cpu(__VA_ARGS__);                                  \
+    } else {                                                          \
+      baseline::name##_cpu(__VA_ARGS__);                              \
+    }                                                                 \
+  } while (0)
+
+[[maybe_unused]] void check(const char* error) {
+  if (error) throw std::runtime_error(std::string("CUDA: ") + error);
+}
+
+// Where a call runs: a CUDA device and stream, or (index -1) this many CPU threads; and the storage type.
+struct Where {
+  int index;
+  uintptr_t stream;
+  int threads;
+  int dtype;
+};
+
+void copy3(int64_t (&to)[3], const Sizes3& from) { std::copy(from.begin(), from.end(), to); }
+void copy5(int64_t (&to)[5], const Sizes5& from) { std::copy(from.begin(), from.end(), to); }
+
+ConvParams conv_params(const Where& where, const Sizes3& channels, const Sizes3& in_size, const Sizes3& out_size,
+                       const Sizes3& kernel, const Sizes3& padding, const Sizes3& up, const Sizes3& down,
+                       const Sizes5& x_stride, const Sizes5& y_stride, bool per_sample) {
+  ConvParams p{};
+  p.batch = channels[0], p.in_channels = channels[1], p.out_channels = channels[2];
+  copy3(p.in_size, in_size), copy3(p.out_size, out_size), copy3(p.kernel, kernel), copy3(p.padding, padding);
+  copy3(p.up, up), copy3(p.down, down), copy5(p.x_stride, x_stride), copy5(p.y_stride, y_stride);
+  p.per_sample = per_sample;
+  p.slope = p.gain = 1;
+  p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  return p;
+}
+
+void conv_forward(Where where, uintptr_t x, uintptr_t w, uintptr_t bias, uintptr_t noise, uintptr_t y, uintptr_t r,
+                  Sizes3 channels, Sizes3 in_size, Sizes3 out_size, Sizes3 kernel, Sizes3 padding, Sizes3 up, Sizes3 down,
+                  Sizes5 x_stride, Sizes5 y_stride, Sizes5 noise_stride, bool per_sample, bool pixel_norm, double slope,
+                  double gain, double eps) {
+  ConvParams p =
+      conv_params(where, channels, in_size, out_size, kernel, padding, up, down, x_stride, y_stride, per_sample);
+  p.x = address<void>(x), p.w = address<void>(w), p.bias = address<void>(bias), p.noise = address<void>(noise);
+  p.y = address<void>(y), p.r = address<void>(r);
+  copy5(p.noise_stride, noise_stride);
+  p.pixel_norm = pixel_norm, p.slope = slope, p.gain = gain, p.eps = eps;
+  VGEN_RUN(modulated_conv3d_forward, p);
+}
+
+void conv_weight_gradient(Where where, uintptr_t x, uintptr_t g, uintptr_t gw, uintptr_t gb, Sizes3 channels, Sizes3 in_size,
+                          Sizes3 out_size, Sizes3 kernel, Sizes3 padding, Sizes3 up, Sizes3 down, Sizes5 x_stride,
+                          Sizes5 g_stride, bool per_sample) {
+  ConvParams p =
+      conv_params(where, channels, in_size, out_size, kernel, padding, up, down, x_stride, g_stride, per_sample);
+  p.x = address<void>(x), p.y = address<void>(g), p.gw = address<void>(gw), p.gb = address<void>(gb);
+  VGEN_RUN(modulated_conv3d_weight_gradient, p);
+}
+
+// shape and stride are those of a dense [B, C, T, H, W] tensor, contiguous or channels-last.
+PixelNormParams pixel_norm_params(const Where& where, const Sizes5& shape, const Sizes5& stride, double slope) {
+  PixelNormParams p{};
+  p.batch = shape[0], p.channels = shape[1], p.positions = shape[2] * shape[3] * shape[4];
+  const bool last = stride[1] == 1 && p.channels > 1 && p.positions > 1;
+  p.channel_stride = last ? 1 : p.positions, p.position_stride = last ? p.channels : 1;
+  p.slope = slope, p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  return p;
+}
+
+void pixel_norm_forward(Where where, uintptr_t x, uintptr_t y, uintptr_t r, Sizes5 shape, Sizes5 stride, double slope,
+                        double eps) {
+  PixelNormParams p = pixel_norm_params(where, shape, stride, slope);
+  p.x = address<void>(x), p.out = address<void>(y), p.out_r = address<void>(r), p.eps = eps;
+  VGEN_RUN(pixel_norm_forward, p);
+}
+
+void pixel_norm_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t r, uintptr_t gz, Sizes5 shape, Sizes5 stride,
+                         double slope, double gain) {
+  PixelNormParams p = pixel_norm_params(where, shape, stride, slope);
+  p.g = address<void>(g), p.y = address<void>(y), p.r = address<void>(r), p.out = address<void>(gz), p.gain = gain;
+  VGEN_RUN(pixel_norm_backward, p);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of vgen_fast: raw addresses in, nothing allocated, no torch. Use vgen_fast.ops.";
+#ifdef VGEN_CUDA
+  m.attr("cuda_archs") = VGEN_CUDA;
+#else
+  m.attr("cuda_archs") = "";
+#endif
+  m.def("isa", [] { return isa_names[int(isa)]; });
+  m.def("set_isa", [](const std::string& name) {
+    for (int i = 0; i <= int(best_isa()); ++i)
+      if (name == isa_names[i]) {
+        isa = Isa(i);
+        return;
+      }
+    throw std::invalid_argument("this processor has no " + name);
+  });
+  py::class_<Where>(m, "Where").def(py::init<int, uintptr_t, int, int>());
+  m.def("modulated_conv3d_forward", conv_forward);
+  m.def("modulated_conv3d_weight_gradient", conv_weight_gradient);
+  m.def("pixel_norm_forward", pixel_norm_forward);
+  m.def("pixel_norm_backward", pixel_norm_backward);
+}

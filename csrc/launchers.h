@@ -1,0 +1,20 @@
+// Every launcher the bindings may call, declared once per instruction set and once for CUDA.
+#pragma once
+#include "modulated_conv3d.h"
+#include "pixel_norm.h"
+
+#define VGEN_LAUNCHERS(ending, ret, ...)                                     \
+  ret modulated_conv3d_forward##ending(const ConvParams& __VA_ARGS__);       \
+  ret modulated_conv3d_weight_gradient##ending(const ConvParams& __VA_ARGS__); \
+  ret pixel_norm_forward##ending(const PixelNormParams& __VA_ARGS__);        \
+  ret pixel_norm_backward##ending(const PixelNormParams& __VA_ARGS__);
+
+namespace vgen {
+namespace baseline { VGEN_LAUNCHERS(_cpu, void) }
+namespace avx2 { VGEN_LAUNCHERS(_cpu, void) }
+namespace avx512 { VGEN_LAUNCHERS(_cpu, void) }
+#ifdef VGEN_CUDA
+// Null on success, else the text of the CUDA error.
+VGEN_LAUNCHERS(_cuda, const char*, , int device, void* stream)
+#endif
+}  // namespace vgen

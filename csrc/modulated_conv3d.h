@@ -1,0 +1,123 @@
+// The convolution family: parameters, and how one axis of it is split into units.
+//
+// A convolution with nearest upsampling before it, or average pooling after it, is computed per axis as a sum over
+// `units`, each a short correlation on a low-resolution grid:
+//
+//   y[parities * j + p] = sum_u combine(p, u) * sum_m w_u[m] * (element read by (u, m) at grid position j)
+//   w_u[m]              = sum_k spread(u, m, k) * w[k]
+//
+//   mode      units  taps         what unit u reads
+//   direct    1      k            x[j + m - pad]
+//   up        2      (k + 1) / 2  x[j + floor((u - pad) / 2) + m]: all taps that fall on one input are summed first
+//   down      1      k + 1        x[2 j + m - pad], with w_u the box-averaged kernel
+//   winograd  4      1            F(2, 3): combinations of x[2 j - pad .. 2 j - pad + 3]; 4 products for 2 outputs of
+//                                 3 taps
+//
+// The kernel and weight-gradient transforms are transposes of each other, so both read the same two functions.
+// docs/ops.md derives the table. All of it is host and device code; tests/ops/test_axis_plan.py calls it.
+#pragma once
+#include <cstdint>
+
+#include "dtypes.h"
+
+#ifdef __CUDACC__
+#define VGEN_HD __host__ __device__
+#else
+#define VGEN_HD
+#endif
+
+namespace vgen {
+
+struct ConvParams {
+  int64_t batch, in_channels, out_channels;
+  int64_t in_size[3], out_size[3];      // (t, h, w) of x and of y
+  int64_t kernel[3], padding[3];
+  int64_t up[3], down[3];
+  int64_t x_stride[5], y_stride[5];     // elements; y is g in the weight gradient
+  int64_t noise_stride[5];              // zeros where noise is broadcast
+  int64_t per_sample;                   // weights (or their gradient) are [B, O, I, k] instead of [O, I, k]
+  int64_t pixel_norm;
+  double slope, gain, eps;              // slope 1 is no activation
+  const void* x;
+  const void* w;                        // contiguous, in the compute type
+  const void* bias;                     // [O] in the compute type, or null
+  const void* noise;                    // in x's type, or null
+  void* y;
+  void* r;                              // [B, T, H, W] in the compute type, the factor of pixel norm, or null
+  void* gw;                             // weight gradient, contiguous, in the compute type
+  void* gb;                             // sum of g over everything but channels ([O], or [B, O] per sample)
+  Dtype dtype;
+  int threads;
+};
+
+enum class AxisMode : int { direct, up, down, winograd };
+
+VGEN_HD inline int64_t floor_div2(int64_t n) { return (n - (n & 1)) / 2; }
+
+struct AxisPlan {
+  AxisMode mode;
+  int64_t kernel, padding;
+  int64_t grid;      // positions per unit
+  int units, taps, parities, subs;
+
+  VGEN_HD static AxisPlan make(AxisMode mode, int64_t kernel, int64_t padding, int64_t out) {
+    AxisPlan plan{mode, kernel, padding, out, 1, int(kernel), 1, 1};
+    if (mode == AxisMode::up) {
+      plan.grid = (out + 1) / 2, plan.units = 2, plan.taps = int((kernel + 1) / 2), plan.parities = 2;
+    } else if (mode == AxisMode::down) {
+      plan.taps = int(kernel + 1), plan.subs = 2;
+    } else if (mode == AxisMode::winograd) {
+      plan.grid = (out + 1) / 2, plan.units = 4, plan.taps = 1, plan.parities = 2, plan.subs = 4;
+    }
+    return plan;
+  }
+
+  // Input elements between neighbouring grid positions.
+  VGEN_HD int64_t step() const { return mode == AxisMode::down || mode == AxisMode::winograd ? 2 : 1; }
+
+  // Unit u, tap m at grid position j reads x[step() * j + shift(u, m)]; for winograd, the first of four.
+  VGEN_HD int64_t shift(int u, int m) const {
+    return mode == AxisMode::up ? floor_div2(u - padding) + m : m - padding;
+  }
+
+  // The part of x a tile needs is kept as `subs` sequences: the elements themselves, their even and odd halves (down),
+  // or the four combinations of F(2, 3). Sub-sequence element 0 of a tile at grid position j is x[first_input(j)].
+  VGEN_HD int64_t first_input(int64_t j) const {
+    return mode == AxisMode::down ? 2 * (j + floor_div2(shift(0, 0))) : step() * j + shift(0, 0);
+  }
+  VGEN_HD int sub(int u, int m) const {
+    return mode == AxisMode::winograd ? u : mode == AxisMode::down ? int(shift(u, m) & 1) : 0;
+  }
+  VGEN_HD int64_t offset(int u, int m) const {
+    if (mode == AxisMode::winograd) return 0;
+    if (mode == AxisMode::down) return floor_div2(shift(u, m)) - floor_div2(shift(0, 0));
+    return shift(u, m) - shift(0, 0);
+  }
+  // Length of each sub-sequence, and number of input elements read, for a tile of `count` grid positions.
+  VGEN_HD int64_t extent(int64_t count) const { return count + offset(units - 1, taps - 1); }
+  VGEN_HD int64_t num_inputs(int64_t count) const {
+    return mode == AxisMode::winograd ? 2 * count + 2 : subs * extent(count);
+  }
+
+  VGEN_HD double spread(int u, int m, int64_t k) const {
+    switch (mode) {
+      case AxisMode::direct: return m == k;
+      case AxisMode::up: return floor_div2(u + k - padding) - floor_div2(u - padding) == m;
+      case AxisMode::down: return (m == k || m == k + 1) ? 0.5 : 0.0;
+      case AxisMode::winograd:
+        if (u == 0) return k == 0;
+        if (u == 3) return k == 2;
+        return (u == 2 && k == 1) ? -0.5 : 0.5;
+    }
+    return 0;
+  }
+
+  VGEN_HD double combine(int p, int u) const {
+    if (mode == AxisMode::up) return p == u;
+    if (mode != AxisMode::winograd) return 1;
+    const int even[4] = {1, 1, 1, 0}, odd[4] = {0, 1, -1, -1};
+    return p ? odd[u] : even[u];
+  }
+};
+
+}  // namespace vgen

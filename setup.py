@@ -1,0 +1,90 @@
+"""Builds vgen_fast._C, the torch-free extension, with ninja; everything else is in pyproject.toml.
+
+VGEN_FAST_CUDA = auto (nvcc found; default), 1 (nvcc required) or 0; VGEN_FAST_CUDA_ARCHS = "80;90"; VGEN_FAST_SANITIZE = 1
+builds with ASAN and UBSAN. CUDA_HOME, CXX and MAX_JOBS are honoured.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+ISAS = {  # one object per CPU source and instruction set, chosen at import
+    "baseline": "",
+    "avx2": "-mavx2 -mfma -mf16c",
+    "avx512": "-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mf16c",
+}
+SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
+CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp -fno-math-errno -fvisibility=hidden -Wall -Wextra -Icsrc"
+NVCCFLAGS = "-std=c++17 -O3 -Icsrc --use_fast_math=false -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
+
+
+def find_nvcc() -> str | None:
+    wanted = os.environ.get("VGEN_FAST_CUDA", "auto")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None and wanted == "1":
+        sys.exit(f"VGEN_FAST_CUDA=1, but nvcc is neither in {home or 'PATH'} nor in /usr/local/cuda/bin")
+    return nvcc
+
+
+def ninja_file(target: Path, nvcc: str | None) -> str:
+    archs = os.environ.get("VGEN_FAST_CUDA_ARCHS", "80;90").split(";")
+    cuda = f'-DVGEN_CUDA=\\"{",".join(archs)}\\"' if nvcc else ""
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs] + [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+    include = f"-I{pybind11.get_include()} -I{__import__('sysconfig').get_paths()['include']}"
+    lines = [
+        f"cxx = {os.environ.get('CXX', 'g++')}",
+        f"rule cxx\n  command = $cxx {CXXFLAGS} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = $cxx -shared {SANITIZE} -fopenmp $in -o $out $libs",
+    ]
+    if nvcc:
+        lines.append(f"rule nvcc\n  command = {nvcc} {NVCCFLAGS} {' '.join(codes)} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc")
+    objects = []
+
+    def compile(rule: str, source: Path, name: str, flags: str = "") -> None:
+        objects.append(f"{name}.o")
+        lines.append(f"build {name}.o: {rule} {source.relative_to(ROOT)}\n  flags = {flags}")
+
+    for source in sorted((ROOT / "csrc").glob("*.cpp")):
+        compile("cxx", source, f"build/{source.stem}{'_cuda' if nvcc else ''}", f"{include} {cuda}")
+    for source in sorted((ROOT / "csrc/cpu").glob("*.cpp")):
+        for isa, flags in ISAS.items():
+            compile("cxx", source, f"build/{source.stem}.{isa}", f"{flags} -DVGEN_ISA={isa}")
+    for source in sorted((ROOT / "csrc/cuda").glob("*.cu")) if nvcc else []:
+        compile("nvcc", source, f"build/{source.stem}.cuda")
+    libs = f"-L{Path(nvcc).resolve().parent.parent}/lib64 -lcudart_static -lrt -ldl -lpthread" if nvcc else ""
+    lines.append(f"build {target}: link {' '.join(objects)}\n  libs = {libs}")
+    return "\n".join(lines) + "\n"
+
+
+class NinjaBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nvcc = find_nvcc()
+        try:
+            self.run_ninja(target, nvcc)
+        except subprocess.CalledProcessError:
+            if nvcc is None or os.environ.get("VGEN_FAST_CUDA") == "1":
+                raise
+            print("vgen_fast: THE CUDA PART DID NOT COMPILE; building for CPU only (VGEN_FAST_CUDA=1 makes this an error)")
+            self.run_ninja(target, None)
+
+    def run_ninja(self, target: Path, nvcc: str | None) -> None:
+        (ROOT / "build").mkdir(exist_ok=True)
+        script = ROOT / "build/build.ninja"
+        script.write_text(ninja_file(target, nvcc))
+        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+        subprocess.run([sys.executable, "-m", "ninja", "-C", str(ROOT), "-f", str(script), "-j", jobs], check=True)
+
+
+setup(ext_modules=[Extension("vgen_fast._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

@@ -1,0 +1,335 @@
+"""Modulated convolution with resampling, noise, bias, leaky ReLU, gain and pixel norm in one pass.
+
+Legend: B batch, I / O channels in / out, k taps (t, h, w), g gradient of the output, z the value before the activation.
+
+Three registered ops are closed under differentiation, so a penalty's second backward runs the same kernels:
+
+    conv_act              z = conv(x, w) + noise + bias, y = act(z)
+    conv_weight_gradient  the derivative of conv by w: bilinear in (x, g), and the sum of g for the bias
+    act_backward          g -> derivative of act at z, read from the sign of y; linear in g
+
+The input gradient of a convolution is `conv_act` with flipped weights; up turns into down and down into up.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import expect
+from .choose import choose, weight_gradients_wanted
+from .layout import dense_like, empty_like_layout
+from .native import _C, address, compute_dtype, where
+from .reference import modulated_conv3d as reference
+from .reference.pixel_norm import pixel_norm as reference_pixel_norm
+
+ORDER = 2
+OP = "modulated_conv3d"
+Triple = tuple[int, int, int]
+IDENTITY: Triple = (1, 1, 1)
+
+
+def modulated_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor | None = None,
+    *,
+    demodulate: bool = True,
+    bias: Tensor | None = None,
+    noise: Tensor | None = None,
+    slope: float | None = None,
+    gain: float = 1.0,
+    pixel_norm: bool = False,
+    up: int | tuple[int, ...] = 1,
+    down: int | tuple[int, ...] = 1,
+    padding: str | int | tuple[int, ...] = "same",
+    eps: float = 1e-8,
+    impl: str | None = None,
+) -> Tensor:
+    """nearest up -> convolution (per-sample weights if `style`) -> average pool -> + noise -> + bias -> leaky ReLU
+    -> * gain -> pixel norm. Twice differentiable by x, weight, style, bias and noise.
+
+    x       [B, I, T, H, W] or [B, I, H, W]
+    weight  [O, I, t, h, w] or [O, I, h, w], odd taps; equalised-rate scaling is the caller's
+    style   [B, I]; weights become s_bi w_oik, and with `demodulate` each (b, o) is divided by its norm
+    bias    [O]
+    noise   broadcastable to the output, already scaled
+    up/down int or (t, h, w) of 1s and 2s; not both in one call
+    padding "same", "valid", or zeros per side: int or (t, h, w)
+    returns [B, O, T', H', W'] in x's type and memory format
+    """
+    image = _check(x, weight, style, bias, noise, slope, gain, eps)
+    axes = 2 if image else 3
+    up, down = (_factors(name, value, axes) for name, value in (("up", up), ("down", down)))
+    if max(up) > 1 and max(down) > 1:
+        raise ValueError(f"{OP}: up and down cannot meet in one call, got up={up}, down={down}")
+    if image:
+        x, weight = x.unsqueeze(2), weight.unsqueeze(2)
+        noise = noise.unsqueeze(-3) if noise is not None and noise.ndim > 2 else noise
+    kernel = tuple(weight.shape[2:])
+    padding = _padding(padding, kernel, image)
+    conv_size = [n * u + 2 * p - k + 1 for n, u, p, k in zip(x.shape[2:], up, padding, kernel, strict=True)]
+    size = [n // d for n, d in zip(conv_size, down, strict=True)]
+    if min(size) < 1 or min(x.shape[2:]) < 1:
+        expect.fail(OP, "x", f"large enough for taps {kernel}, padding {padding} and down {down}", expect.shape(x))
+    if noise is not None:
+        shape = (x.shape[0], weight.shape[0], *size)
+        if noise.ndim > 5 or any(n not in (1, m) for n, m in zip(noise.shape[::-1], shape[::-1], strict=False)):
+            expect.fail(OP, "noise", f"broadcastable to {shape}", expect.shape(noise))
+
+    def supports(impl: str) -> str | None:
+        if not (slope is None or slope >= 0) or gain <= 0:
+            return "the fused backward reads the sign of the output, which needs slope >= 0 and gain > 0"
+        if x.numel() == 0:
+            return "an empty tensor has nothing to fuse"
+        return f"taps {kernel} are more than 15 on an axis" if max(kernel) > 15 else None
+
+    impl = choose(OP, impl if x.numel() else None, x.device, supports)
+    if impl == "reference":
+        options = dict(slope=slope, gain=gain, pixel_norm=pixel_norm, up=up, down=down, padding=padding, eps=eps)
+        y = reference.modulated_conv3d(x, weight, style, demodulate=demodulate, bias=bias, noise=noise, **options)
+    else:
+        w = weight if style is None else reference.modulate(weight, style, demodulate, eps)
+        slope = 1.0 if slope is None else float(slope)
+        flags = (slope, float(gain), bool(pixel_norm), list(up), list(down), list(padding), size, float(eps), impl)
+        y, _ = torch.ops.vgen_fast.conv_act(x, w, bias, noise, *flags)
+    return y.squeeze(2) if image else y
+
+
+def _check(x, weight, style, bias, noise, slope, gain, eps) -> bool:
+    expect.video_or_image(OP, "x", x)
+    expect.tensor(OP, "weight", weight)
+    if weight.ndim != x.ndim:
+        legend = "[O, I, t, h, w] for video" if x.ndim == 5 else "[O, I, h, w] for images"
+        expect.fail(OP, "weight", legend, expect.shape(weight))
+    if weight.shape[1] != x.shape[1] or weight.shape[0] < 1 or weight.shape[1] < 1:
+        expect.fail(OP, "weight", f"[O, {x.shape[1]}, ...] for x of {x.shape[1]} channels", expect.shape(weight))
+    if any(k % 2 == 0 for k in weight.shape[2:]):
+        expect.fail(OP, "weight", "of odd taps", expect.shape(weight))
+    for name, other in (("weight", weight), ("style", style), ("bias", bias), ("noise", noise)):
+        if other is not None:
+            expect.tensor(OP, name, other)
+            expect.same_device(OP, name, other, x)
+    if style is not None:
+        expect.has_shape(OP, "style", style, x.shape[:2], "[B, I]")
+    if bias is not None:
+        expect.has_shape(OP, "bias", bias, weight.shape[:1], "[O]")
+    if slope is not None:
+        expect.finite_number(OP, "slope", slope)
+    expect.finite_number(OP, "gain", gain)
+    expect.finite_number(OP, "eps", eps, 0)
+    return x.ndim == 4
+
+
+def _factors(name: str, value: int | tuple[int, ...], axes: int) -> Triple:
+    factors = (value,) * axes if isinstance(value, int) else tuple(value)
+    if len(factors) not in (axes, 3) or any(f not in (1, 2) for f in factors) or (axes == 2 and len(factors) == 3 and factors[0] != 1):
+        expect.fail(OP, name, "1, 2 or one of them per axis", value)
+    return factors if len(factors) == 3 else (1, *factors)
+
+
+def _padding(padding: str | int | tuple[int, ...], kernel: Triple, image: bool) -> Triple:
+    if padding == "same":
+        return tuple((k - 1) // 2 for k in kernel)
+    if padding == "valid":
+        return (0, 0, 0)
+    axes = 2 if image else 3
+    sides = (padding,) * axes if isinstance(padding, int) else tuple(padding) if isinstance(padding, (tuple, list)) else ()
+    if len(sides) != axes or any(not isinstance(n, int) or n < 0 for n in sides):
+        expect.fail(OP, "padding", f"'same', 'valid', an integer or {axes} of them", repr(padding))
+    return (0, *sides) if image else sides
+
+
+# ---------------------------------------------------------------------------------------------------- registered ops
+
+FLAGS = "SymInt[] up, SymInt[] down, SymInt[] padding"
+torch.library.define(
+    "vgen_fast::conv_act",
+    "(Tensor x, Tensor w, Tensor? bias, Tensor? noise, float slope, float gain, bool pixel_norm, "
+    f"{FLAGS}, SymInt[] size, float eps, str impl) -> (Tensor, Tensor)",
+)
+torch.library.define(
+    "vgen_fast::conv_weight_gradient",
+    f"(Tensor x, Tensor g, SymInt[] kernel, {FLAGS}, bool per_sample, str impl) -> (Tensor, Tensor)",
+)
+torch.library.define(
+    "vgen_fast::act_backward", "(Tensor g, Tensor y, Tensor r, float slope, float gain, bool pixel_norm, str impl) -> Tensor"
+)
+
+
+def _outputs(x: Tensor, w: Tensor, pixel_norm: bool, size: list[int]) -> tuple[Tensor, Tensor]:
+    y = empty_like_layout(x, (x.shape[0], w.shape[-5], *size))
+    r = torch.empty((x.shape[0], *size) if pixel_norm else (0,), dtype=compute_dtype(x.dtype), device=x.device)
+    return y, r
+
+
+@torch.library.impl("vgen_fast::conv_act", ("cpu", "cuda"))
+def _conv_act(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, impl):
+    y, r = _outputs(x, w, pixel_norm, size)
+    if y.numel() == 0:
+        return y, r
+    wide = compute_dtype(x.dtype)
+    w = w.to(wide).contiguous()
+    bias = None if bias is None else bias.to(wide).contiguous()
+    noise = None if noise is None else noise.to(x.dtype).expand(y.shape)
+    if impl == "triton":
+        from vgen_fast.kernels import modulated_conv3d as kernel
+
+        kernel.conv_act(x, w, bias, noise, y, r, slope, gain, pixel_norm, up, down, padding, eps)
+        return y, r
+    tensors = (address(t) for t in (x, w, bias, noise, y, r if pixel_norm else None))
+    _C.modulated_conv3d_forward(
+        where(x), *tensors, [x.shape[0], x.shape[1], y.shape[1]], x.shape[2:], size, w.shape[-3:], padding, up, down,
+        x.stride(), y.stride(), [0] * 5 if noise is None else noise.stride(), w.ndim == 6, pixel_norm, slope, gain, eps,
+    )  # fmt: skip
+    return y, r
+
+
+@torch.library.register_fake("vgen_fast::conv_act")
+def _conv_act_fake(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, impl):
+    return _outputs(x, w, pixel_norm, size)
+
+
+@torch.library.impl("vgen_fast::conv_weight_gradient", ("cpu", "cuda"))
+def _conv_weight_gradient(x, g, kernel, up, down, padding, per_sample, impl):
+    gw, gb = _conv_weight_gradient_fake(x, g, kernel, up, down, padding, per_sample, impl)
+    if x.numel() == 0 or g.numel() == 0:
+        return gw.zero_(), gb.zero_()
+    if impl == "triton":
+        from vgen_fast.kernels import modulated_conv3d as kernel_module
+
+        kernel_module.conv_weight_gradient(x, g, gw, up, down, padding)
+        return gw, g.sum((0, 2, 3, 4), dtype=gb.dtype)
+    sums = gw.new_empty(x.shape[0] if per_sample else 1, g.shape[1])
+    _C.modulated_conv3d_weight_gradient(
+        where(x), address(x), address(g), address(gw), address(sums), [x.shape[0], x.shape[1], g.shape[1]], x.shape[2:],
+        g.shape[2:], kernel, padding, up, down, x.stride(), g.stride(), per_sample,
+    )  # fmt: skip
+    return gw, sums.sum(0)
+
+
+@torch.library.register_fake("vgen_fast::conv_weight_gradient")
+def _conv_weight_gradient_fake(x, g, kernel, up, down, padding, per_sample, impl):
+    shape = (g.shape[1], x.shape[1], *kernel)
+    gw = torch.empty((x.shape[0], *shape) if per_sample else shape, dtype=compute_dtype(x.dtype), device=x.device)
+    return gw, gw.new_empty(g.shape[1])
+
+
+@torch.library.impl("vgen_fast::act_backward", ("cpu", "cuda"))
+def _act_backward(g, y, r, slope, gain, pixel_norm, impl):
+    gz = torch.empty_like(y)
+    g = dense_like(g, y)
+    if impl == "triton":
+        from vgen_fast.kernels import pixel_norm as kernel
+
+        kernel.pixel_norm_backward(g, y, r if pixel_norm else None, gz, slope, gain)
+    elif y.numel():
+        _C.pixel_norm_backward(
+            where(y), address(g), address(y), address(r if pixel_norm else None), address(gz), y.shape, y.stride(), slope, gain
+        )
+    return gz
+
+
+@torch.library.register_fake("vgen_fast::act_backward")
+def _act_backward_fake(g, y, r, slope, gain, pixel_norm, impl):
+    return torch.empty_like(y)
+
+
+# --------------------------------------------------------------------------------------------------------- autograd
+
+
+def _flipped(w: Tensor) -> Tensor:
+    """[..., O, I, t, h, w] -> [..., I, O, t, h, w], taps reversed: the weights of the input gradient."""
+    return w.flip(-1, -2, -3).transpose(-5, -4)
+
+
+def _input_gradient(g, w, up, down, padding, size, impl) -> Tensor:
+    mirrored = [k - 1 - p for k, p in zip(w.shape[-3:], padding, strict=True)]
+    gain = math.prod(up) / math.prod(down)  # the sum over copies is `prod(up)` times their average
+    return torch.ops.vgen_fast.conv_act(g, _flipped(w), None, None, 1.0, gain, False, down, up, mirrored, size, 0.0, impl)[0]
+
+
+def _sum_to(g: Tensor, shape: torch.Size) -> Tensor:
+    return g.sum_to_size(shape)
+
+
+def _conv_act_setup(ctx, inputs, output):
+    x, w, bias, noise, slope, gain, pixel_norm, *rest = inputs
+    y, r = output
+    keep_y = slope != 1 or pixel_norm
+    ctx.save_for_backward(x, w, bias, noise, y if keep_y else None, r if pixel_norm else None)
+    ctx.mark_non_differentiable(r)
+    ctx.flags = (slope, gain, pixel_norm, *rest)
+
+
+def _conv_act_backward(ctx, gy, _):
+    x, w, bias, noise, y, r = ctx.saved_tensors
+    slope, gain, pixel_norm, up, down, padding, size, eps, impl = ctx.flags
+    wants = list(ctx.needs_input_grad[:4])
+    if not weight_gradients_wanted() and w.ndim == 5:
+        wants[1:3] = False, False
+    if pixel_norm and torch.is_grad_enabled():
+        grads = _through_reference(ctx, gy, wants)
+    else:
+        gz = gy * gain if y is None else torch.ops.vgen_fast.act_backward(gy, y, y.new_empty(0) if r is None else r, slope, gain, pixel_norm, impl)
+        grads = [None] * 4
+        if wants[0]:
+            grads[0] = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl)
+        if wants[1] or wants[2]:
+            gw, gb = torch.ops.vgen_fast.conv_weight_gradient(x, gz, w.shape[-3:], up, down, padding, w.ndim == 6, impl)
+            grads[1] = gw.to(w.dtype) if wants[1] else None
+            grads[2] = gb.to(bias.dtype) if wants[2] else None
+        if wants[3]:
+            grads[3] = _sum_to(gz, noise.shape).to(noise.dtype)
+    return *grads, *[None] * 9
+
+
+def _through_reference(ctx, gy, wants):
+    """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is plain PyTorch."""
+    inputs = ctx.saved_tensors[:4]
+    slope, gain, _, *rest = ctx.flags
+    a, _ = torch.ops.vgen_fast.conv_act(*inputs, slope, gain, False, *rest)
+    y = reference_pixel_norm(a, eps=rest[-2])
+    chosen = [tensor for tensor, want in zip(inputs, wants, strict=True) if want]
+    found = iter(torch.autograd.grad(y, chosen, gy, create_graph=True))
+    return [next(found) if want else None for want in wants]
+
+
+torch.library.register_autograd("vgen_fast::conv_act", _conv_act_backward, setup_context=_conv_act_setup)
+
+
+def _weight_gradient_setup(ctx, inputs, output):
+    x, g, kernel, up, down, padding, per_sample, impl = inputs
+    ctx.save_for_backward(x, g)
+    ctx.flags = (up, down, padding, impl)
+
+
+def _weight_gradient_backward(ctx, vw, vb):
+    x, g = ctx.saved_tensors
+    up, down, padding, impl = ctx.flags
+    gx = _input_gradient(g, vw, up, down, padding, x.shape[2:], impl) if ctx.needs_input_grad[0] else None
+    gg = None
+    if ctx.needs_input_grad[1]:
+        gg = torch.ops.vgen_fast.conv_act(x, vw, vb, None, 1.0, 1.0, False, up, down, padding, g.shape[2:], 0.0, impl)[0]
+    return gx, gg, *[None] * 6
+
+
+torch.library.register_autograd(
+    "vgen_fast::conv_weight_gradient", _weight_gradient_backward, setup_context=_weight_gradient_setup
+)
+
+
+def _act_backward_setup(ctx, inputs, output):
+    g, y, r, *ctx.flags = inputs
+    ctx.save_for_backward(y, r)
+
+
+def _act_backward_backward(ctx, v):
+    slope, gain, pixel_norm, impl = ctx.flags
+    if pixel_norm:
+        raise RuntimeError("vgen_fast::act_backward with pixel norm is differentiated through the reference, not here")
+    y, r = ctx.saved_tensors
+    return torch.ops.vgen_fast.act_backward(v, y, r, slope, gain, False, impl), *[None] * 6
+
+
+torch.library.register_autograd("vgen_fast::act_backward", _act_backward_backward, setup_context=_act_backward_setup)

@@ -1,0 +1,77 @@
+"""Pixel norm, with the leaky ReLU before it when asked, in one pass over the tensor."""
+
+import torch
+from torch import Tensor
+
+from . import expect
+from .choose import choose
+from .layout import dense_like, empty_like_layout
+from .native import _C, address, compute_dtype, where
+from .reference import pixel_norm as reference
+
+ORDER = 2
+OP = "pixel_norm"
+
+
+def pixel_norm(x: Tensor, *, slope: float | None = None, eps: float = 1e-8, impl: str | None = None) -> Tensor:
+    """y = a / sqrt(mean over channels of a^2 + eps) with a = leaky_relu(x, slope), or a = x. Twice differentiable.
+
+    x        [B, C, T, H, W] or [B, C, H, W]
+    returns  the same shape, type and memory format
+    """
+    expect.video_or_image(OP, "x", x)
+    expect.finite_number(OP, "eps", eps, 0)
+    if slope is not None:
+        expect.finite_number(OP, "slope", slope)
+
+    def supports(impl: str) -> str | None:
+        if slope is not None and slope < 0:
+            return "the fused backward reads the sign of the output, which needs slope >= 0"
+        return "an empty tensor has nothing to fuse" if x.numel() == 0 else None
+
+    impl = choose(OP, impl if x.numel() else None, x.device, supports)
+    if impl == "reference":
+        return reference.pixel_norm(x, slope=slope, eps=eps)
+    video = x if x.ndim == 5 else x.unsqueeze(2)
+    y, _ = torch.ops.vgen_fast.pixel_norm(video, 1.0 if slope is None else float(slope), float(eps), impl)
+    return y if x.ndim == 5 else y.squeeze(2)
+
+
+torch.library.define("vgen_fast::pixel_norm", "(Tensor x, float slope, float eps, str impl) -> (Tensor, Tensor)")
+
+
+@torch.library.impl("vgen_fast::pixel_norm", ("cpu", "cuda"))
+def _pixel_norm(x, slope, eps, impl):
+    y, r = _pixel_norm_fake(x, slope, eps, impl)
+    x = dense_like(x, y)
+    if impl == "triton":
+        from vgen_fast.kernels import pixel_norm as kernel
+
+        kernel.pixel_norm_forward(x, y, r, slope, eps)
+    else:
+        _C.pixel_norm_forward(where(x), address(x), address(y), address(r), x.shape, x.stride(), slope, eps)
+    return y, r
+
+
+@torch.library.register_fake("vgen_fast::pixel_norm")
+def _pixel_norm_fake(x, slope, eps, impl):
+    r = torch.empty((x.shape[0], *x.shape[2:]), dtype=compute_dtype(x.dtype), device=x.device)
+    return empty_like_layout(x, x.shape), r
+
+
+def _setup(ctx, inputs, output):
+    x, ctx.slope, ctx.eps, ctx.impl = inputs
+    y, r = output
+    ctx.save_for_backward(x, y, r)
+    ctx.mark_non_differentiable(r)
+
+
+def _backward(ctx, gy, _):
+    x, y, r = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        normed = reference.pixel_norm(x, slope=ctx.slope, eps=ctx.eps)
+        return torch.autograd.grad(normed, x, gy, create_graph=True)[0], None, None, None
+    return torch.ops.vgen_fast.act_backward(gy, y, r, ctx.slope, 1.0, True, ctx.impl), None, None, None
+
+
+torch.library.register_autograd("vgen_fast::pixel_norm", _backward, setup_context=_setup)
