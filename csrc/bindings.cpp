@@ -129,6 +129,34 @@ void pixel_norm_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t r, uin
   VGEN_RUN(pixel_norm_backward, p);
 }
 
+MinibatchStddevParams stddev_params(const Where& where, const Sizes3& sizes, int64_t group, bool channels_last, double eps) {
+  MinibatchStddevParams p{};
+  p.batch = sizes[0], p.channels = sizes[1], p.positions = sizes[2];
+  p.group = group, p.channels_last = channels_last, p.eps = eps;
+  p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  return p;
+}
+
+void stddev_forward(Where where, uintptr_t x, uintptr_t y, Sizes3 sizes, int64_t group, bool channels_last, double eps) {
+  MinibatchStddevParams p = stddev_params(where, sizes, group, channels_last, eps);
+  p.x = address<void>(x), p.y = address<void>(y);
+  VGEN_RUN(minibatch_stddev_forward, p);
+}
+
+void stddev_backward(Where where, uintptr_t g, uintptr_t x, uintptr_t gx, Sizes3 sizes, int64_t group, bool channels_last,
+                     double eps) {
+  MinibatchStddevParams p = stddev_params(where, sizes, group, channels_last, eps);
+  p.g = address<void>(g), p.x = address<void>(x), p.gx = address<void>(gx);
+  VGEN_RUN(minibatch_stddev_backward, p);
+}
+
+void stddev_double_backward(Where where, uintptr_t v, uintptr_t g, uintptr_t x, uintptr_t gg, uintptr_t gx, Sizes3 sizes,
+                            int64_t group, bool channels_last, double eps) {
+  MinibatchStddevParams p = stddev_params(where, sizes, group, channels_last, eps);
+  p.v = address<void>(v), p.g = address<void>(g), p.x = address<void>(x), p.y = address<void>(gg), p.gx = address<void>(gx);
+  VGEN_RUN(minibatch_stddev_double_backward, p);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -152,4 +180,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("modulated_conv3d_weight_gradient", conv_weight_gradient);
   m.def("pixel_norm_forward", pixel_norm_forward);
   m.def("pixel_norm_backward", pixel_norm_backward);
+  m.def("minibatch_stddev_forward", stddev_forward);
+  m.def("minibatch_stddev_backward", stddev_backward);
+  m.def("minibatch_stddev_double_backward", stddev_double_backward);
 }

@@ -1,5 +1,6 @@
 // Every launcher the bindings may call, declared once per instruction set and once for CUDA.
 #pragma once
+#include "minibatch_stddev.h"
 #include "modulated_conv3d.h"
 #include "pixel_norm.h"
 
@@ -7,7 +8,10 @@
   ret modulated_conv3d_forward##ending(const ConvParams& __VA_ARGS__);       \
   ret modulated_conv3d_weight_gradient##ending(const ConvParams& __VA_ARGS__); \
   ret pixel_norm_forward##ending(const PixelNormParams& __VA_ARGS__);        \
-  ret pixel_norm_backward##ending(const PixelNormParams& __VA_ARGS__);
+  ret pixel_norm_backward##ending(const PixelNormParams& __VA_ARGS__);       \
+  ret minibatch_stddev_forward##ending(const MinibatchStddevParams& __VA_ARGS__);  \
+  ret minibatch_stddev_backward##ending(const MinibatchStddevParams& __VA_ARGS__); \
+  ret minibatch_stddev_double_backward##ending(const MinibatchStddevParams& __VA_ARGS__);
 
 namespace vgen {
 namespace baseline { VGEN_LAUNCHERS(_cpu, void) }
