@@ -1,0 +1,232 @@
+// What the convolution and its weight gradient share on CPU: how a call is cut into jobs, and how x is packed.
+//
+// A job is a (group of samples, h tile, w tile) and marches along t. Each input plane it needs is packed once, for all
+// channels, into `subs` contiguous sub-sequences per axis (csrc/modulated_conv3d.h), zeros included. A tap is then a
+// constant offset, and every unit a dense product over flat positions ((sample * rows + row) * cols + col): the layout,
+// strides, padding and type of x no longer matter. Positions that belong to no output are computed and ignored.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "modulated_conv3d.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace vgen::VGEN_ISA {
+
+constexpr int64_t kTileBytes = 448 << 10;  // of a 1 MiB second-level cache
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+// A count cut as evenly as possible into blocks of at most `most`: 12 by 8 is 6 + 6, not 8 + 4.
+struct Blocks {
+  int64_t count, total;
+  Blocks(int64_t total, int64_t most) : count(divide_up(total, most)), total(total) {}
+  int64_t begin(int64_t b) const { return total * b / count; }
+  int64_t size(int64_t b) const { return begin(b + 1) - begin(b); }
+};
+
+struct Plan {
+  AxisPlan axis[3];
+  bool winograd;                   // F(2, 3) along h and w
+  int64_t tile_h, tile_w, group;   // grid positions and samples per job
+  int64_t tiles_h, tiles_w, groups, chunks_t, jobs;
+  int hw_units, hw_taps, hw_subs, slots;
+  int64_t units() const { return int64_t(axis[0].units) * hw_units; }
+  int64_t taps() const { return int64_t(axis[0].taps) * hw_taps; }
+
+  // bytes per grid position of everything a job keeps: packed x in `slots` planes, and `out_copies` of the output.
+  Plan(const ConvParams& p, size_t acc_bytes, int64_t padded_channels) {
+    winograd = p.in_channels >= 4 && p.out_channels >= 4 && p.out_size[1] * p.out_size[2] >= 16;
+    for (int a = 1; a < 3; ++a) winograd &= p.up[a] == 1 && p.down[a] == 1 && p.kernel[a] == 3 && p.out_size[a] >= 2;
+    for (int a = 0; a < 3; ++a) {
+      AxisMode mode = p.up[a] == 2 ? AxisMode::up : p.down[a] == 2 ? AxisMode::down : AxisMode::direct;
+      if (a > 0 && winograd) mode = AxisMode::winograd;
+      axis[a] = AxisPlan::make(mode, p.kernel[a], p.padding[a], p.out_size[a]);
+    }
+    const AxisPlan &t = axis[0], &h = axis[1], &w = axis[2];
+    hw_units = h.units * w.units, hw_taps = h.taps * w.taps, hw_subs = h.subs * w.subs;
+    slots = int(t.shift(t.units - 1, t.taps - 1) - t.shift(0, 0) + 1);
+    const int64_t per_position = int64_t(acc_bytes) * (padded_channels * slots * hw_subs + p.out_channels * hw_units);
+    const int64_t positions = std::max<int64_t>(kTileBytes / per_position, 32);
+    tile_w = w.grid <= std::max<int64_t>(positions, 128) ? w.grid : divide_up(w.grid, divide_up(w.grid, 128));
+    tile_h = std::clamp<int64_t>(positions / tile_w, 1, h.grid);
+    tiles_h = divide_up(h.grid, tile_h), tiles_w = divide_up(w.grid, tile_w);
+    tile_h = divide_up(h.grid, tiles_h);
+    const bool whole = tiles_h == 1 && tiles_w == 1 && !p.per_sample;
+    group = whole ? std::clamp<int64_t>(positions / (h.extent(tile_h) * w.extent(tile_w)), 1, divide_up(p.batch, p.threads)) : 1;
+    groups = divide_up(p.batch, group);
+    group = divide_up(p.batch, groups);
+    const int64_t wanted = p.threads > 1 ? 4 * p.threads : 1, cuts = groups * tiles_h * tiles_w;
+    chunks_t = std::clamp<int64_t>(divide_up(wanted, cuts), 1, std::max<int64_t>(t.grid / 4, cuts < p.threads ? 2 : 1));
+    chunks_t = std::min(chunks_t, t.grid);
+    jobs = cuts * chunks_t;
+  }
+};
+
+// One job: a box of grid positions of some samples, and the layout of its packed input.
+struct Tile {
+  int64_t sample, samples, t0, t1, h0, gh, w0, gw;
+  int64_t rows, cols, positions, sub_size, channel_stride, slot_stride;
+
+  Tile(const Plan& plan, const ConvParams& p, int64_t job) {
+    const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
+    const int64_t tw = job % plan.tiles_w, th = job / plan.tiles_w % plan.tiles_h;
+    const int64_t rest = job / plan.tiles_w / plan.tiles_h, chunk = rest % plan.chunks_t;
+    sample = rest / plan.chunks_t * plan.group, samples = std::min(plan.group, p.batch - sample);
+    t0 = t.grid * chunk / plan.chunks_t, t1 = t.grid * (chunk + 1) / plan.chunks_t;
+    h0 = th * plan.tile_h, gh = std::min(plan.tile_h, h.grid - h0);
+    w0 = tw * plan.tile_w, gw = std::min(plan.tile_w, w.grid - w0);
+    rows = h.extent(gh), cols = w.extent(gw);
+    positions = ((samples - 1) * rows + gh - 1) * cols + gw;
+    sub_size = samples * rows * cols;
+    // Slack for the last vector, and no two channels a multiple of 4 KiB apart.
+    channel_stride = round_up(sub_size * plan.hw_subs, 16) + 16;
+    if (channel_stride % 1024 == 0) channel_stride += 16;
+    slot_stride = channel_stride * p.in_channels;
+  }
+  // Offset of a unit's tap (indices over h and w) in positions, from the start of sub-sequence 0.
+  int64_t offset(const Plan& plan, int u, int m) const {
+    const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
+    const int uh = u / w.units, uw = u % w.units, mh = m / w.taps, mw = m % w.taps;
+    return (h.sub(uh, mh) * w.subs + w.sub(uw, mw)) * sub_size + h.offset(uh, mh) * cols + w.offset(uw, mw);
+  }
+};
+
+// count elements of a line from index `first`, zeros outside [0, size).
+template <class S, class Acc>
+void load_line(const S* line, int64_t stride, int64_t size, int64_t first, int64_t count, Acc* __restrict out) {
+  const int64_t begin = std::clamp<int64_t>(-first, 0, count), end = std::clamp<int64_t>(size - first, begin, count);
+  std::fill(out, out + begin, Acc(0));
+  const S* __restrict source = line + first * stride;
+  if (stride == 1)
+    for (int64_t i = begin; i < end; ++i) out[i] = load<Acc>(source[i]);
+  else
+    for (int64_t i = begin; i < end; ++i) out[i] = load<Acc>(source[i * stride]);
+  std::fill(out + end, out + count, Acc(0));
+}
+
+// Even and odd elements of the same, `count` of each.
+template <class S, class Acc>
+void load_halves(const S* line, int64_t stride, int64_t size, int64_t first, int64_t count, Acc* __restrict even,
+                 Acc* __restrict odd) {
+  const S* __restrict source = line + first * stride;
+  const int64_t begin = std::clamp<int64_t>((-first + 1) / 2, 0, count);
+  const int64_t end = std::clamp<int64_t>((size - first) / 2, begin, count);
+  auto edge = [&](int64_t j) {
+    const int64_t i = first + 2 * j;
+    even[j] = i >= 0 && i < size ? load<Acc>(source[2 * j * stride]) : Acc(0);
+    odd[j] = i + 1 >= 0 && i + 1 < size ? load<Acc>(source[(2 * j + 1) * stride]) : Acc(0);
+  };
+  for (int64_t j = 0; j < begin; ++j) edge(j);
+  if (stride == 1)
+    for (int64_t j = begin; j < end; ++j) even[j] = load<Acc>(source[2 * j]), odd[j] = load<Acc>(source[2 * j + 1]);
+  else
+    for (int64_t j = begin; j < end; ++j) edge(j);
+  for (int64_t j = end; j < count; ++j) edge(j);
+}
+
+// F(2, 3) on both axes: rows[i] holds the halves of input row i (even, then odd at `half`), i = 0 .. 3.
+template <class Acc>
+void winograd_input(const Acc* rows, int64_t row_stride, int64_t half, int64_t count, Acc* out, int64_t unit_stride) {
+  const Acc *__restrict r0 = rows, *__restrict r1 = r0 + row_stride, *__restrict r2 = r1 + row_stride,
+            *__restrict r3 = r2 + row_stride;
+  for (int u = 0; u < 4; ++u) {
+    Acc* __restrict to = out + u * unit_stride;
+    // Along w, unit u combines these two of (even j, odd j, even j + 1, odd j + 1), the second with this sign.
+    const int64_t a = u == 0 ? 0 : u == 2 ? 1 : half, b = u == 0 ? 1 : u == 1 ? 1 : u == 2 ? half : half + 1;
+    const Acc sign = u == 1 ? 1 : -1;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < count; ++j) {
+      const Acc d0 = r0[a + j] + sign * r0[b + j], d1 = r1[a + j] + sign * r1[b + j];
+      const Acc d2 = r2[a + j] + sign * r2[b + j], d3 = r3[a + j] + sign * r3[b + j];
+      to[j] = d0 - d2;
+      to[j + 4 * unit_stride] = d1 + d2;
+      to[j + 8 * unit_stride] = d2 - d1;
+      to[j + 12 * unit_stride] = d1 - d3;
+    }
+  }
+}
+
+// Packs one channel of one sample's plane; `plane` points at its element (0, 0).
+template <class S, class Acc>
+void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const S* plane, int64_t row_stride,
+                  int64_t col_stride, Acc* out, Acc* work) {
+  const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
+  const int64_t num_rows = h.num_inputs(tile.gh), first_row = h.first_input(tile.h0), first_col = w.first_input(tile.w0);
+  const int64_t half = tile.cols + 1, width = p.in_size[2];
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int64_t row = first_row + i;
+    const bool outside = row < 0 || row >= p.in_size[1];
+    const S* line = plane + (outside ? 0 : row) * row_stride;
+    const int64_t size = outside ? 0 : width;  // a line of no elements is all zeros
+    if (plan.winograd) {
+      load_halves(line, col_stride, size, first_col, half, work + 2 * i * half, work + (2 * i + 1) * half);
+    } else {
+      Acc* to = out + (h.subs == 2 ? (i & 1) * w.subs * tile.sub_size + (i >> 1) * tile.cols : i * tile.cols);
+      if (w.subs == 2)
+        load_halves(line, col_stride, size, first_col, tile.cols, to, to + tile.sub_size);
+      else
+        load_line(line, col_stride, size, first_col, tile.cols, to);
+    }
+  }
+  if (plan.winograd)
+    for (int64_t j = 0; j < tile.gh; ++j)
+      winograd_input(work + 4 * j * half, 2 * half, half, tile.cols, out + j * tile.cols, tile.sub_size);
+}
+
+// Packs plane t of every channel and sample of the tile into a slot.
+template <class S, class Acc>
+void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t t, Acc* slot, Acc* work) {
+  const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
+  const int64_t* stride = p.x_stride;
+  for (int64_t s = 0; s < tile.samples; ++s) {
+    const S* base = static_cast<const S*>(p.x) + (tile.sample + s) * stride[0] + t * stride[2];
+    Acc* out = slot + s * tile.rows * tile.cols;
+    if (stride[1] != 1 || stride[4] == 1 || p.in_channels == 1) {
+      for (int64_t c = 0; c < p.in_channels; ++c)
+        pack_channel<S>(p, plan, tile, base + c * stride[1], stride[3], stride[4], out + c * tile.channel_stride, work);
+      continue;
+    }
+    // Channels innermost: bring the part needed into channel planes first.
+    const int64_t r0 = std::max<int64_t>(h.first_input(tile.h0), 0), c0 = std::max<int64_t>(w.first_input(tile.w0), 0);
+    const int64_t r1 = std::min(h.first_input(tile.h0) + h.num_inputs(tile.gh), p.in_size[1]);
+    const int64_t c1 = std::min(w.first_input(tile.w0) + w.num_inputs(tile.gw), p.in_size[2]);
+    const int64_t pitch = c1 - c0, plane = std::max<int64_t>((r1 - r0) * pitch, 0) + 16;
+    Acc* local = work + 2 * h.num_inputs(plan.tile_h) * (w.extent(plan.tile_w) + 1) + 16;
+    for (int64_t r = r0; r < r1; ++r)
+      transpose(base + r * stride[3] + c0 * stride[4], stride[4], pitch, p.in_channels, local + (r - r0) * pitch, plane);
+    for (int64_t c = 0; c < p.in_channels; ++c)
+      pack_channel<Acc>(p, plan, tile, local + c * plane - r0 * pitch - c0, pitch, 1, out + c * tile.channel_stride, work);
+  }
+  for (int64_t c = 0; c < p.in_channels; ++c)
+    std::fill(slot + c * tile.channel_stride + tile.sub_size * plan.hw_subs, slot + (c + 1) * tile.channel_stride, Acc(0));
+}
+
+// Elements of `work` for pack_plane.
+inline int64_t pack_work(const ConvParams& p, const Plan& plan) {
+  const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
+  const int64_t rows = h.num_inputs(plan.tile_h);
+  return 2 * rows * (w.extent(plan.tile_w) + 1) + 16 + p.in_channels * (rows * w.num_inputs(plan.tile_w) + 16);
+}
+
+// Keeps the packed planes of a job in a ring of slots as it marches along t; pack(plane, slot) fills one.
+struct Ring {
+  const ConvParams& p;
+  const Plan& plan;
+  int64_t next = INT64_MIN;
+
+  int slot(int64_t plane) const { return int(plane % plan.slots); }
+  template <class F>
+  void advance(int64_t j, F&& pack) {
+    const AxisPlan& t = plan.axis[0];
+    const int64_t low = t.step() * j + t.shift(0, 0), high = low + plan.slots - 1;
+    for (int64_t plane = std::max(next, low); plane <= high; ++plane)
+      if (plane >= 0 && plane < p.in_size[0]) pack(plane, slot(plane));
+    next = high + 1;
+  }
+};
+
+}  // namespace vgen::VGEN_ISA

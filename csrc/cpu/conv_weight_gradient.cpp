@@ -1,0 +1,256 @@
+// The weight gradient of the convolution on CPU: per unit and tap, (packed g) x (packed x) summed over positions.
+//
+// x is packed as in the forward and then turned so that channels are innermost. A block of outputs x vectors of input
+// channels stays in registers over all positions of the tile: no sum across lanes, one memory update per tile and plane.
+// Taps along t that fall outside x are left out; positions without output meet a zero in g.
+#include "conv_tile.h"
+
+namespace vgen::VGEN_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kRows = 8, kColumns = 3;
+#elif defined(__AVX2__)
+constexpr int kRows = 4, kColumns = 3;
+#else
+constexpr int kRows = 4, kColumns = 2;
+#endif
+
+// F(2, 3) on both axes, transposed: halves of two rows of g -> 16 units.
+template <class Acc>
+void winograd_gradient(const Acc* __restrict rows, int64_t row_stride, int64_t half, int64_t count, Acc* out, int64_t unit) {
+  for (int u = 0; u < 4; ++u) {
+    const Acc even = u == 3 ? 0 : 1, odd = u == 0 ? 0 : u == 1 ? 1 : -1;
+    Acc* __restrict to = out + u * unit;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < count; ++j) {
+      const Acc a = even * rows[j] + odd * rows[half + j], b = even * rows[row_stride + j] + odd * rows[row_stride + half + j];
+      to[j] = a;
+      to[j + 4 * unit] = a + b;
+      to[j + 8 * unit] = a - b;
+      to[j + 12 * unit] = -b;
+    }
+  }
+}
+
+// Plane t of g for one channel of one sample, for each unit: the transpose of combining. Returns its sum.
+template <class S, class Acc>
+double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, const S* plane, int64_t row_stride,
+                     int64_t col_stride, Acc* out, int64_t unit, Acc* work) {
+  const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
+  const int64_t half = plan.tile_w + 16, first = w.parities * tile.w0;
+  double total = 0;
+  for (int64_t j = 0; j < tile.gh; ++j) {
+    Acc* to = out + j * tile.cols;
+    for (int ph = 0; ph < h.parities; ++ph) {
+      const int64_t row = h.parities * (tile.h0 + j) + ph;
+      const int64_t size = row < p.out_size[1] ? p.out_size[2] : 0;
+      const S* line = plane + (size ? row : 0) * row_stride;
+      Acc *even = work + 2 * ph * half, *odd = even + half;
+      if (!plan.winograd) even = to + (h.units == 2 ? ph * w.units * unit : 0), odd = even + unit;
+      if (w.parities == 2)
+        load_halves(line, col_stride, size, first, tile.gw, even, odd);
+      else
+        load_line(line, col_stride, size, first, tile.gw, even);
+      Acc sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < tile.gw; ++i) sum += even[i];
+      if (w.parities == 2)
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < tile.gw; ++i) sum += odd[i];
+      total += double(sum);
+    }
+    if (plan.winograd) winograd_gradient(work, 2 * half, half, tile.gw, to, unit);
+  }
+  return total;
+}
+
+// sums[n][r] (a vector each) += sum over positions of g[r][pos] * x[n][pos], NR outputs by NC vectors of channels.
+template <class Acc, int bytes, int NR, int NC>
+void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride, int64_t positions, Acc* const* sums) {
+  constexpr int lanes = kLanes<Acc, bytes>;
+  using V = Vector<Acc, bytes>;
+  V acc[NR][NC];
+  const Acc* source[NC];
+#pragma GCC unroll 8
+  for (int n = 0; n < NC; ++n) {
+    source[n] = x[n];
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; ++r) acc[r][n] = load_vector<Acc, bytes>(sums[n] + r * lanes);
+  }
+  for (int64_t pos = 0; pos < positions; ++pos) {
+    V value[NC];
+#pragma GCC unroll 8
+    for (int n = 0; n < NC; ++n) value[n] = load_vector<Acc, bytes>(source[n] + pos * x_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
+      for (int n = 0; n < NC; ++n) acc[r][n] += value[n] * g[r * g_stride + pos];
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < NC; ++n)
+#pragma GCC unroll 8
+    for (int r = 0; r < NR; ++r) store_vector<Acc, bytes>(sums[n] + r * lanes, acc[r][n]);
+}
+
+template <class Acc>
+using Outer = void (*)(const Acc*, int64_t, const Acc* const*, int64_t, int64_t, Acc* const*);
+
+template <class Acc, int bytes, int NR, int NC = kColumns>
+Outer<Acc> pick_columns(int columns) {
+  if constexpr (NC > 1) {
+    if (columns < NC) return pick_columns<Acc, bytes, NR, NC - 1>(columns);
+  }
+  return outer<Acc, bytes, NR, NC>;
+}
+
+template <class Acc, int bytes, int NR = kRows>
+Outer<Acc> pick_outer(int rows, int columns) {
+  if constexpr (NR > 1) {
+    if (rows < NR) return pick_outer<Acc, bytes, NR - 1>(rows, columns);
+  }
+  return pick_columns<Acc, bytes, NR>(columns);
+}
+
+// bytes is the vector width: half a register where that wastes no lanes on absent channels.
+template <class S, class Acc, int bytes>
+void weight_gradient(const ConvParams& p) {
+  constexpr int lanes = kLanes<Acc, bytes>;
+  const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, lanes);
+  const Plan plan(p, sizeof(Acc), padded);
+  const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
+  const Tile largest(plan, p, 0);
+  const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * num_out;
+  const int64_t slot_size = round_up(largest.sub_size * plan.hw_subs * padded, 16) + 16;
+  // Vectors of sums: [unit][tap t][tap hw][block of channels][output].
+  const int64_t in_blocks = padded / lanes, columns = t.taps * plan.hw_taps * in_blocks;
+  const int64_t per_unit = columns * num_out * lanes, num_sums = plan.units() * per_unit;
+  const int64_t turned = plan.slots * slot_size, packed = largest.slot_stride + 16;
+  const int64_t work = round_up(std::max(pack_work(p, plan), 4 * (plan.tile_w + 16)), 16);
+  const int64_t gradients = plan.hw_units * unit_stride + 16;
+  const int64_t floats = round_up(turned + packed + work + gradients + num_sums, 16);
+  const size_t per_thread = size_t(floats) * sizeof(Acc) + size_t(num_out) * sizeof(double) + 64;
+  const size_t thread_bytes = (per_thread + 63) / 64 * 64;
+  const int64_t samples = p.per_sample ? p.batch : 1, jobs = plan.jobs / samples;
+  const int threads = int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
+  char* memory = scratch(thread_bytes * size_t(threads));
+  auto sums_of = [&](int thread) {
+    return reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes) + turned + packed + work + gradients;
+  };
+  auto bias_of = [&](int thread) {
+    return reinterpret_cast<double*>(memory + size_t(thread) * thread_bytes + size_t(floats) * sizeof(Acc));
+  };
+  const Blocks out_blocks(num_out, kRows);
+  struct Column {
+    const Acc* x;
+    int64_t at;
+  };
+  std::vector<Column> all_columns(size_t(columns * threads));
+
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    for (int thread = 0; thread < threads; ++thread) {
+      std::fill_n(sums_of(thread), num_sums, Acc(0));
+      std::fill_n(bias_of(thread), num_out, 0.0);
+    }
+    parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int thread) {
+      Acc* x = reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes);
+      Acc *flat = x + turned, *pack = flat + packed, *g = pack + work, *sums = sums_of(thread);
+      Column* column = all_columns.data() + thread * columns;
+      for (int64_t job = begin; job < end; ++job) {
+        const Tile tile(plan, p, job + sample * jobs);
+        if (padded > num_in) std::fill_n(x, turned, Acc(0));
+        if (!plan.winograd) std::fill_n(g, gradients, Acc(0));  // zero between rows and samples, where nothing is written
+        Ring ring{p, plan};
+        for (int64_t j = tile.t0; j < tile.t1; ++j) {
+          ring.advance(j, [&](int64_t plane, int at) {
+            pack_plane<S>(p, plan, tile, plane, flat, pack);
+            transpose(flat, tile.channel_stride, num_in, tile.sub_size * plan.hw_subs, x + at * slot_size, padded);
+          });
+          for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
+            for (int64_t s = 0; s < tile.samples; ++s)
+              for (int64_t c = 0; c < num_out; ++c) {
+                const int64_t* ys = p.y_stride;
+                const S* plane = static_cast<const S*>(p.y) + (tile.sample + s) * ys[0] + c * ys[1] + (t.parities * j + pt) * ys[2];
+                bias_of(thread)[c] += pack_gradient(p, plan, tile, plane, ys[3], ys[4],
+                                                    g + c * pitch + s * tile.rows * tile.cols, unit_stride, pack);
+              }
+            for (int u = 0; u < plan.hw_units; ++u) {
+              int64_t count = 0;
+              for (int mt = 0; mt < t.taps; ++mt) {
+                const int64_t plane = t.step() * j + t.shift(pt, mt);
+                if (plane < 0 || plane >= p.in_size[0]) continue;
+                for (int m = 0; m < plan.hw_taps; ++m)
+                  for (int64_t b = 0; b < in_blocks; ++b)
+                    column[count++] = {x + ring.slot(plane) * slot_size + tile.offset(plan, u, m) * padded + b * lanes,
+                                       ((mt * plan.hw_taps + m) * in_blocks + b) * num_out * lanes};
+              }
+              Acc* unit_sums = sums + (pt * plan.hw_units + u) * per_unit;
+              const Blocks column_blocks(count, kColumns);
+              for (int64_t a = 0; a < column_blocks.count; ++a)
+                for (int64_t b = 0; b < out_blocks.count; ++b) {
+                  const Acc* from[kColumns];
+                  Acc* to[kColumns];
+                  const int64_t first = column_blocks.begin(a), size = column_blocks.size(a), o = out_blocks.begin(b);
+                  for (int64_t n = 0; n < size; ++n)
+                    from[n] = column[first + n].x, to[n] = unit_sums + column[first + n].at + o * lanes;
+                  pick_outer<Acc, bytes>(int(out_blocks.size(b)), int(size))(g + u * unit_stride + o * pitch, pitch, from,
+                                                                             padded, tile.positions, to);
+                }
+            }
+          }
+        }
+      }
+    });
+    // Fold units and taps back into the kernel: the transpose of spreading.
+    const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2];
+    struct Entry {
+      int64_t k, at;
+      double weight;
+    };
+    std::vector<Entry> entries;
+    for (int64_t k = 0; k < volume; ++k)
+      for (int64_t u = 0; u < plan.units(); ++u)
+        for (int64_t m = 0; m < plan.taps(); ++m) {
+          const int64_t kt = k / (p.kernel[1] * p.kernel[2]), kh = k / p.kernel[2] % p.kernel[1], kw = k % p.kernel[2];
+          const int uw = int(u % w.units), uh = int(u / w.units % h.units), ut = int(u / plan.hw_units);
+          const int mw = int(m % w.taps), mh = int(m / w.taps % h.taps), mt = int(m / plan.hw_taps);
+          const double weight = t.spread(ut, mt, kt) * h.spread(uh, mh, kh) * w.spread(uw, mw, kw);
+          if (weight != 0) entries.push_back({k, u * per_unit + m * in_blocks * num_out * lanes, weight});
+        }
+    Acc* gw = static_cast<Acc*>(p.gw) + sample * num_out * num_in * volume;
+    parallel_shares(num_out, num_sums * threads > 65536 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
+      std::vector<double> value(static_cast<size_t>(volume));
+      for (int64_t o = begin; o < end; ++o)
+        for (int64_t i = 0; i < num_in; ++i) {
+          std::fill(value.begin(), value.end(), 0.0);
+          const int64_t at = (i / lanes * num_out + o) * lanes + i % lanes;
+          for (const Entry& entry : entries)
+            for (int thread = 0; thread < threads; ++thread)
+              value[entry.k] += entry.weight * double(sums_of(thread)[entry.at + at]);
+          for (int64_t k = 0; k < volume; ++k) gw[(o * num_in + i) * volume + k] = Acc(value[k]);
+        }
+    });
+    for (int64_t o = 0; o < num_out; ++o) {
+      double sum = 0;
+      for (int thread = 0; thread < threads; ++thread) sum += bias_of(thread)[o];
+      static_cast<Acc*>(p.gb)[sample * num_out + o] = Acc(sum);
+    }
+  }
+}
+
+}  // namespace
+
+void modulated_conv3d_weight_gradient_cpu(const ConvParams& p) {
+  dispatch(p.dtype, [&](auto storage, auto acc) {
+    using S = decltype(storage);
+    using Acc = decltype(acc);
+    if constexpr (kVectorBytes > 16) {
+      constexpr int64_t lanes = kLanes<Acc>;
+      const int64_t half_waste = round_up(p.in_channels, lanes / 2), waste = round_up(p.in_channels, lanes);
+      if (half_waste < waste) return weight_gradient<S, Acc, kVectorBytes / 2>(p);
+    }
+    weight_gradient<S, Acc, kVectorBytes>(p);
+  });
+}
+
+}  // namespace vgen::VGEN_ISA
