@@ -162,6 +162,12 @@ void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const
     const bool outside = row < 0 || row >= p.in_size[1];
     const S* line = plane + (outside ? 0 : row) * row_stride;
     const int64_t size = outside ? 0 : width;  // a line of no elements is all zeros
+    if (col_stride == 1 && p.x_stride[4] == 1 && !outside) {
+      // The same row of the next plane, wanted one step later. A prefetch of an address that is not there does nothing.
+      const char* ahead = reinterpret_cast<const char*>(line + p.x_stride[2] + std::max<int64_t>(first_col, 0));
+      const int64_t bytes = std::min(w.num_inputs(tile.gw), width) * int64_t(sizeof(S));
+      for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(ahead + k, 0, 2);
+    }
     if (plan.winograd) {
       load_halves(line, col_stride, size, first_col, half, work + 2 * i * half, work + (2 * i + 1) * half);
     } else {
