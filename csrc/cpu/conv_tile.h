@@ -15,7 +15,7 @@
 
 namespace vgen::VGEN_ISA {
 
-constexpr int64_t kTileBytes = 448 << 10;  // of a 1 MiB second-level cache
+constexpr int64_t kTileBytes = 640 << 10;  // of a 1 MiB second-level cache
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
@@ -51,7 +51,7 @@ struct Plan {
     slots = int(t.shift(t.units - 1, t.taps - 1) - t.shift(0, 0) + 1);
     const int64_t per_position = int64_t(acc_bytes) * (padded_channels * slots * hw_subs + p.out_channels * hw_units);
     const int64_t positions = std::max<int64_t>(kTileBytes / per_position, 32);
-    tile_w = w.grid <= std::max<int64_t>(positions, 128) ? w.grid : divide_up(w.grid, divide_up(w.grid, 128));
+    tile_w = w.grid <= std::max<int64_t>(positions, 64) ? w.grid : divide_up(w.grid, divide_up(w.grid, 64));
     tile_h = std::clamp<int64_t>(positions / tile_w, 1, h.grid);
     tiles_h = divide_up(h.grid, tile_h), tiles_w = divide_up(w.grid, tile_w);
     tile_h = divide_up(h.grid, tiles_h);

@@ -219,15 +219,19 @@ void weight_gradient(const ConvParams& p) {
         }
     Acc* gw = static_cast<Acc*>(p.gw) + sample * num_out * num_in * volume;
     parallel_shares(num_out, num_sums * threads > 65536 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<double> value(static_cast<size_t>(volume));
+      std::vector<double> value(size_t(volume * lanes));
       for (int64_t o = begin; o < end; ++o)
-        for (int64_t i = 0; i < num_in; ++i) {
+        for (int64_t b = 0; b < in_blocks; ++b) {
           std::fill(value.begin(), value.end(), 0.0);
-          const int64_t at = (i / lanes * num_out + o) * lanes + i % lanes;
           for (const Entry& entry : entries)
-            for (int thread = 0; thread < threads; ++thread)
-              value[entry.k] += entry.weight * double(sums_of(thread)[entry.at + at]);
-          for (int64_t k = 0; k < volume; ++k) gw[(o * num_in + i) * volume + k] = Acc(value[k]);
+            for (int thread = 0; thread < threads; ++thread) {
+              const Acc* __restrict from = sums_of(thread) + entry.at + (b * num_out + o) * lanes;
+              double* __restrict to = value.data() + entry.k * lanes;
+              for (int i = 0; i < lanes; ++i) to[i] += entry.weight * double(from[i]);
+            }
+          const int64_t first = b * lanes, count = std::min<int64_t>(lanes, num_in - first);
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t k = 0; k < volume; ++k) gw[(o * num_in + first + i) * volume + k] = Acc(value[k * lanes + i]);
         }
     });
     for (int64_t o = 0; o < num_out; ++o) {

@@ -21,7 +21,8 @@ constexpr int kVectors = std::min(kMaxVectors, kRegisters / NB);
 // [unit t][unit hw][block of O][tap t][I][tap hw][O in block], from w [O, I, kt, kh, kw].
 template <class Acc>
 void pack_weights(const ConvParams& p, const Plan& plan, const Acc* w, Acc* out) {
-  const int64_t pairs = p.out_channels * p.in_channels, per_unit = pairs * plan.taps();
+  const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &wa = plan.axis[2];
+  const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2], per_unit = p.out_channels * p.in_channels * plan.taps();
   const Blocks blocks(p.out_channels, kBlock);
   std::vector<double> table[3];  // spread as dense [unit, tap][k]
   int64_t wide[3];               // units * taps
@@ -31,31 +32,35 @@ void pack_weights(const ConvParams& p, const Plan& plan, const Acc* w, Acc* out)
     for (int m = 0; m < wide[a]; ++m)
       for (int64_t k = 0; k < axis.kernel; ++k) table[a].push_back(axis.spread(m / axis.taps, m % axis.taps, k));
   }
-  // One axis at a time, w first: [a][kernel][c] -> [a][wide][c].
-  auto spread = [&](int axis, int64_t outer, int64_t inner, const auto* from, double* to) {
+  // One axis at a time: [outer][kernel][inner] -> [outer][wide][inner].
+  auto spread = [&](int axis, int64_t outer, int64_t inner, const double* from, double* to) {
     const int64_t kernel = p.kernel[axis];
     for (int64_t a = 0; a < outer; ++a)
-      for (int64_t m = 0; m < wide[axis]; ++m)
-        for (int64_t c = 0; c < inner; ++c) {
-          double sum = 0;
-          for (int64_t k = 0; k < kernel; ++k)
-            sum += table[axis][m * kernel + k] * double(from[(a * kernel + k) * inner + c]);
-          to[(a * wide[axis] + m) * inner + c] = sum;
+      for (int64_t m = 0; m < wide[axis]; ++m, to += inner) {
+        std::fill_n(to, inner, 0.0);
+        for (int64_t k = 0; k < kernel; ++k) {
+          const double scale = table[axis][m * kernel + k];
+          const double* __restrict row = from + (a * kernel + k) * inner;
+          if (scale != 0)
+            for (int64_t c = 0; c < inner; ++c) to[c] += scale * row[c];
         }
+      }
   };
-  const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &wa = plan.axis[2];
-  parallel_shares(pairs, per_unit > 16384 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<double> w_done(p.kernel[0] * p.kernel[1] * wide[2]), h_done(p.kernel[0] * wide[1] * wide[2]),
-        done(wide[0] * wide[1] * wide[2]);
-    for (int64_t pair = begin; pair < end; ++pair) {
-      const int64_t o = pair / p.in_channels, i = pair % p.in_channels;
-      spread(2, p.kernel[0] * p.kernel[1], 1, w + pair * p.kernel[0] * p.kernel[1] * p.kernel[2], w_done.data());
-      spread(1, p.kernel[0], wide[2], w_done.data(), h_done.data());
-      spread(0, 1, wide[1] * wide[2], h_done.data(), done.data());
-      int64_t block = 0;
-      while (blocks.begin(block + 1) <= o) ++block;
-      Acc* base = out + blocks.begin(block) * p.in_channels * plan.taps() + o - blocks.begin(block);
-      const double* value = done.data();
+  const int64_t sizes[4] = {volume, p.kernel[0] * p.kernel[1] * wide[2], p.kernel[0] * wide[1] * wide[2],
+                            wide[0] * wide[1] * wide[2]};
+  parallel_shares(blocks.count * p.in_channels, per_unit > 8192 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
+    std::vector<double> stage[4];
+    for (int a = 0; a < 4; ++a) stage[a].resize(size_t(sizes[a] * kBlock));
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t block = item / p.in_channels, i = item % p.in_channels;
+      const int64_t o = blocks.begin(block), size = blocks.size(block);
+      for (int64_t n = 0; n < size; ++n)
+        for (int64_t k = 0; k < volume; ++k) stage[0][k * size + n] = double(w[((o + n) * p.in_channels + i) * volume + k]);
+      spread(2, p.kernel[0] * p.kernel[1], size, stage[0].data(), stage[1].data());
+      spread(1, p.kernel[0], wide[2] * size, stage[1].data(), stage[2].data());
+      spread(0, 1, wide[1] * wide[2] * size, stage[2].data(), stage[3].data());
+      const double* value = stage[3].data();
+      Acc* base = out + o * p.in_channels * plan.taps();
       for (int ut = 0; ut < t.units; ++ut)
         for (int mt = 0; mt < t.taps; ++mt)
           for (int uh = 0; uh < h.units; ++uh)
@@ -63,7 +68,8 @@ void pack_weights(const ConvParams& p, const Plan& plan, const Acc* w, Acc* out)
               for (int uw = 0; uw < wa.units; ++uw)
                 for (int mw = 0; mw < wa.taps; ++mw) {
                   const int64_t unit = (ut * h.units + uh) * wa.units + uw, tap = mh * wa.taps + mw;
-                  base[unit * per_unit + ((mt * p.in_channels + i) * plan.hw_taps + tap) * blocks.size(block)] = Acc(*value++);
+                  Acc* to = base + unit * per_unit + ((mt * p.in_channels + i) * plan.hw_taps + tap) * size;
+                  for (int64_t n = 0; n < size; ++n) to[n] = Acc(*value++);
                 }
     }
   });
