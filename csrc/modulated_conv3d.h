@@ -3,16 +3,18 @@
 // A convolution with nearest upsampling before it, or average pooling after it, is computed per axis as a sum over
 // `units`, each a short correlation on a low-resolution grid:
 //
-//   y[parities * j + p] = sum_u combine(p, u) * sum_m w_u[m] * (element read by (u, m) at grid position j)
+//   y[first_output() + parities * j + p] = sum_u combine(p, u) * sum_m w_u[m] * (element read by (u, m) at grid position j)
 //   w_u[m]              = sum_k spread(u, m, k) * w[k]
 //
-//   mode      units  taps         what unit u reads
-//   direct    1      k            x[j + m - pad]
-//   up        2      (k + 1) / 2  x[j + floor((u - pad) / 2) + m]: all taps that fall on one input are summed first
-//   down      1      k + 1        x[2 j + m - pad], with w_u the box-averaged kernel
-//   winograd  4      1            F(2, 3): combinations of x[2 j - pad .. 2 j - pad + 3]; 4 products for 2 outputs of
-//                                 3 taps
+//   mode       units  taps         unit u, tap m at grid position j reads
+//   direct     1      k            x[j + m - pad]
+//   up         2      (k + 1) / 2  x[j + floor((u - pad) / 2) + m]: all taps that fall on one input are summed first
+//   down       1      k + 1        x[2 j + m - pad], with w_u the box-averaged kernel
+//   winograd   4      1            F(2, 3): four combinations of 4 inputs, for 2 outputs (3 taps)
+//   up_pair    3      1            the first, or the difference, of 2 inputs, for the 2 outputs that read both (3 taps)
+//   down_pair  3      2            F(2, 2) on the even and on the odd inputs of 6, for 2 outputs (3 taps)
 //
+// The last three need fewer products (4, 3 and 6 for 2 outputs instead of 6, 4 and 8), and come on h and w together.
 // The kernel and weight-gradient transforms are transposes of each other, so both read the same two functions.
 // docs/ops.md derives the table. All of it is host and device code; tests/ops/test_axis_plan.py calls it.
 #pragma once
@@ -50,53 +52,69 @@ struct ConvParams {
   int threads;
 };
 
-enum class AxisMode : int { direct, up, down, winograd };
+enum class AxisMode : int { direct, up, down, winograd, up_pair, down_pair };
 
 VGEN_HD inline int64_t floor_div2(int64_t n) { return (n - (n & 1)) / 2; }
 
 struct AxisPlan {
   AxisMode mode;
   int64_t kernel, padding;
-  int64_t grid;      // positions per unit
+  int64_t grid;  // positions per unit
   int units, taps, parities, subs;
 
   VGEN_HD static AxisPlan make(AxisMode mode, int64_t kernel, int64_t padding, int64_t out) {
-    AxisPlan plan{mode, kernel, padding, out, 1, int(kernel), 1, 1};
-    if (mode == AxisMode::up) {
-      plan.grid = (out + 1) / 2, plan.units = 2, plan.taps = int((kernel + 1) / 2), plan.parities = 2;
-    } else if (mode == AxisMode::down) {
-      plan.taps = int(kernel + 1), plan.subs = 2;
-    } else if (mode == AxisMode::winograd) {
-      plan.grid = (out + 1) / 2, plan.units = 4, plan.taps = 1, plan.parities = 2, plan.subs = 4;
+    switch (mode) {
+      case AxisMode::direct: break;
+      case AxisMode::up: return {mode, kernel, padding, (out + 1) / 2, 2, int((kernel + 1) / 2), 2, 1};
+      case AxisMode::down: return {mode, kernel, padding, out, 1, int(kernel + 1), 1, 2};
+      case AxisMode::winograd: return {mode, kernel, padding, (out + 1) / 2, 4, 1, 2, 4};
+      case AxisMode::up_pair: return {mode, kernel, padding, (out + 1 + (padding & 1)) / 2, 3, 1, 2, 2};
+      case AxisMode::down_pair: return {mode, kernel, padding, (out + 1) / 2, 3, 2, 2, 6};
     }
-    return plan;
+    return {AxisMode::direct, kernel, padding, out, 1, int(kernel), 1, 1};
   }
 
-  // Input elements between neighbouring grid positions.
-  VGEN_HD int64_t step() const { return mode == AxisMode::down || mode == AxisMode::winograd ? 2 : 1; }
+  VGEN_HD bool paired() const { return int(mode) >= int(AxisMode::winograd); }
 
-  // Unit u, tap m at grid position j reads x[step() * j + shift(u, m)]; for winograd, the first of four.
+  // Output index of grid position 0, parity 0: -1 where the first pair straddles the border.
+  VGEN_HD int64_t first_output() const { return mode == AxisMode::up_pair ? -(padding & 1) : 0; }
+
+  // Input elements between neighbouring grid positions.
+  VGEN_HD int64_t step() const {
+    return mode == AxisMode::down || mode == AxisMode::winograd ? 2 : mode == AxisMode::down_pair ? 4 : 1;
+  }
+
+  // Unit u, tap m at grid position j reads x[step() * j + shift(u, m)]; a paired mode, a window that starts there.
   VGEN_HD int64_t shift(int u, int m) const {
+    if (mode == AxisMode::up_pair) return floor_div2(-padding);
+    if (paired()) return -padding;
     return mode == AxisMode::up ? floor_div2(u - padding) + m : m - padding;
   }
 
   // The part of x a tile needs is kept as `subs` sequences: the elements themselves, their even and odd halves (down),
-  // or the four combinations of F(2, 3). Sub-sequence element 0 of a tile at grid position j is x[first_input(j)].
+  // or the combinations a paired mode reads. Element 0 of a tile at grid position j is (made from) x[first_input(j)] on.
   VGEN_HD int64_t first_input(int64_t j) const {
     return mode == AxisMode::down ? 2 * (j + floor_div2(shift(0, 0))) : step() * j + shift(0, 0);
   }
   VGEN_HD int sub(int u, int m) const {
-    return mode == AxisMode::winograd ? u : mode == AxisMode::down ? int(shift(u, m) & 1) : 0;
+    switch (mode) {
+      case AxisMode::down: return int(shift(u, m) & 1);
+      case AxisMode::winograd: return u;
+      case AxisMode::up_pair: return u > 0;
+      case AxisMode::down_pair: return 3 * m + u;
+      default: return 0;
+    }
   }
   VGEN_HD int64_t offset(int u, int m) const {
-    if (mode == AxisMode::winograd) return 0;
+    if (paired()) return 0;
     if (mode == AxisMode::down) return floor_div2(shift(u, m)) - floor_div2(shift(0, 0));
     return shift(u, m) - shift(0, 0);
   }
   // Length of each sub-sequence, and number of input elements read, for a tile of `count` grid positions.
   VGEN_HD int64_t extent(int64_t count) const { return count + offset(units - 1, taps - 1); }
   VGEN_HD int64_t num_inputs(int64_t count) const {
-    return mode == AxisMode::winograd ? 2 * count + 2 : subs * extent(count);
+    if (paired()) return step() * count + (mode == AxisMode::up_pair ? 1 : 2);
+    return subs * extent(count);
   }
 
   VGEN_HD double spread(int u, int m, int64_t k) const {
@@ -108,15 +126,24 @@ struct AxisPlan {
         if (u == 0) return k == 0;
         if (u == 3) return k == 2;
         return (u == 2 && k == 1) ? -0.5 : 0.5;
+      case AxisMode::up_pair: return u == 0 ? 1 : u == 1 ? k == 2 : k >= 1;
+      case AxisMode::down_pair: {
+        // Half of (w0, w1 + w2) on the even inputs, of (w0 + w1, w2) on the odd ones.
+        const bool first = k <= m, second = k > m;
+        return 0.5 * (u == 0 ? first : u == 1 ? 1 : second);
+      }
     }
     return 0;
   }
 
   VGEN_HD double combine(int p, int u) const {
-    if (mode == AxisMode::up) return p == u;
-    if (mode != AxisMode::winograd) return 1;
-    const int even[4] = {1, 1, 1, 0}, odd[4] = {0, 1, -1, -1};
-    return p ? odd[u] : even[u];
+    switch (mode) {
+      case AxisMode::up: return p == u;
+      case AxisMode::winograd: return p == 0 ? u < 3 : u == 1 ? 1 : u == 0 ? 0 : -1;
+      case AxisMode::up_pair: return u == 0 || u == p + 1;
+      case AxisMode::down_pair: return u == 1 ? 1 : p == 0 ? u == 0 : -(u == 2);
+      default: return 1;
+    }
   }
 };
 

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <vector>
 
+#include "minimal_filter.h"
 #include "modulated_conv3d.h"
 #include "parallel.h"
 #include "simd.h"
@@ -30,7 +31,7 @@ struct Blocks {
 
 struct Plan {
   AxisPlan axis[3];
-  bool winograd;                   // F(2, 3) along h and w
+  bool paired;                     // h and w in the same one of the modes with fewer products
   int64_t tile_h, tile_w, group;   // grid positions and samples per job
   int64_t tiles_h, tiles_w, groups, chunks_t, jobs;
   int hw_units, hw_taps, hw_subs, slots;
@@ -39,11 +40,12 @@ struct Plan {
 
   // bytes per grid position of everything a job keeps: packed x in `slots` planes, and `out_copies` of the output.
   Plan(const ConvParams& p, size_t acc_bytes, int64_t padded_channels) {
-    winograd = p.in_channels >= 4 && p.out_channels >= 4 && p.out_size[1] * p.out_size[2] >= 16;
-    for (int a = 1; a < 3; ++a) winograd &= p.up[a] == 1 && p.down[a] == 1 && p.kernel[a] == 3 && p.out_size[a] >= 2;
+    paired = p.in_channels >= 4 && p.out_channels >= 4 && p.up[1] == p.up[2] && p.down[1] == p.down[2];
+    for (int a = 1; a < 3; ++a) paired &= p.kernel[a] == 3 && p.out_size[a] >= 2;
     for (int a = 0; a < 3; ++a) {
       AxisMode mode = p.up[a] == 2 ? AxisMode::up : p.down[a] == 2 ? AxisMode::down : AxisMode::direct;
-      if (a > 0 && winograd) mode = AxisMode::winograd;
+      if (a > 0 && paired)
+        mode = p.up[a] == 2 ? AxisMode::up_pair : p.down[a] == 2 ? AxisMode::down_pair : AxisMode::winograd;
       axis[a] = AxisPlan::make(mode, p.kernel[a], p.padding[a], p.out_size[a]);
     }
     const AxisPlan &t = axis[0], &h = axis[1], &w = axis[2];
@@ -108,44 +110,59 @@ void load_line(const S* line, int64_t stride, int64_t size, int64_t first, int64
   std::fill(out + end, out + count, Acc(0));
 }
 
-// Even and odd elements of the same, `count` of each.
-template <class S, class Acc>
-void load_halves(const S* line, int64_t stride, int64_t size, int64_t first, int64_t count, Acc* __restrict even,
-                 Acc* __restrict odd) {
+// Every step-th element of the same: phase i, `count` of each, goes to out + i * pitch.
+template <int step, class S, class Acc>
+void load_phases(const S* line, int64_t stride, int64_t size, int64_t first, int64_t count, Acc* __restrict out,
+                 int64_t pitch) {
   const S* __restrict source = line + first * stride;
-  const int64_t begin = std::clamp<int64_t>((-first + 1) / 2, 0, count);
-  const int64_t end = std::clamp<int64_t>((size - first) / 2, begin, count);
+  const int64_t begin = std::clamp<int64_t>((-first + step - 1) / step, 0, count);
+  const int64_t end = std::clamp<int64_t>((size - first) / step, begin, count);
   auto edge = [&](int64_t j) {
-    const int64_t i = first + 2 * j;
-    even[j] = i >= 0 && i < size ? load<Acc>(source[2 * j * stride]) : Acc(0);
-    odd[j] = i + 1 >= 0 && i + 1 < size ? load<Acc>(source[(2 * j + 1) * stride]) : Acc(0);
+    for (int i = 0; i < step; ++i) {
+      const int64_t at = first + step * j + i;
+      out[i * pitch + j] = at >= 0 && at < size ? load<Acc>(source[(step * j + i) * stride]) : Acc(0);
+    }
   };
   for (int64_t j = 0; j < begin; ++j) edge(j);
   if (stride == 1)
-    for (int64_t j = begin; j < end; ++j) even[j] = load<Acc>(source[2 * j]), odd[j] = load<Acc>(source[2 * j + 1]);
+#pragma GCC ivdep
+    for (int64_t j = begin; j < end; ++j)
+      for (int i = 0; i < step; ++i) out[i * pitch + j] = load<Acc>(source[step * j + i]);
   else
     for (int64_t j = begin; j < end; ++j) edge(j);
   for (int64_t j = end; j < count; ++j) edge(j);
 }
 
-// F(2, 3) on both axes: rows[i] holds the halves of input row i (even, then odd at `half`), i = 0 .. 3.
-template <class Acc>
-void winograd_input(const Acc* rows, int64_t row_stride, int64_t half, int64_t count, Acc* out, int64_t unit_stride) {
-  const Acc *__restrict r0 = rows, *__restrict r1 = r0 + row_stride, *__restrict r2 = r1 + row_stride,
-            *__restrict r3 = r2 + row_stride;
-  for (int u = 0; u < 4; ++u) {
-    Acc* __restrict to = out + u * unit_stride;
-    // Along w, unit u combines these two of (even j, odd j, even j + 1, odd j + 1), the second with this sign.
-    const int64_t a = u == 0 ? 0 : u == 2 ? 1 : half, b = u == 0 ? 1 : u == 1 ? 1 : u == 2 ? half : half + 1;
-    const Acc sign = u == 1 ? 1 : -1;
+// Calls fn with the filter of a paired mode.
+template <class F>
+void with_filter(AxisMode mode, F&& fn) {
+  if (mode == AxisMode::winograd) return fn(Winograd{});
+  if (mode == AxisMode::up_pair) return fn(UpPair{});
+  fn(DownPair{});
+}
+
+// Lines of the phases of consecutive input rows -> the subs of one grid row, both axes at once.
+template <class Filter, class Acc>
+void filter_input(const Acc* rows, int64_t row_stride, int64_t pitch, int64_t count, Acc* out, int64_t sub_size) {
+  constexpr int window = Filter::window, subs = Filter::subs;
 #pragma GCC ivdep
-    for (int64_t j = 0; j < count; ++j) {
-      const Acc d0 = r0[a + j] + sign * r0[b + j], d1 = r1[a + j] + sign * r1[b + j];
-      const Acc d2 = r2[a + j] + sign * r2[b + j], d3 = r3[a + j] + sign * r3[b + j];
-      to[j] = d0 - d2;
-      to[j + 4 * unit_stride] = d1 + d2;
-      to[j + 8 * unit_stride] = d2 - d1;
-      to[j + 12 * unit_stride] = d1 - d3;
+  for (int64_t j = 0; j < count; ++j) {
+    Acc lines[window][subs];
+#pragma GCC unroll 8
+    for (int r = 0; r < window; ++r) {
+      Acc d[window];
+#pragma GCC unroll 8
+      for (int i = 0; i < window; ++i) d[i] = rows[r * row_stride + i % Filter::step * pitch + i / Filter::step + j];
+      Filter::input(d, lines[r]);
+    }
+#pragma GCC unroll 8
+    for (int s = 0; s < subs; ++s) {
+      Acc d[window], value[subs];
+#pragma GCC unroll 8
+      for (int r = 0; r < window; ++r) d[r] = lines[r][s];
+      Filter::input(d, value);
+#pragma GCC unroll 8
+      for (int r = 0; r < subs; ++r) out[(r * subs + s) * sub_size + j] = value[r];
     }
   }
 }
@@ -156,7 +173,7 @@ void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const
                   int64_t col_stride, Acc* out, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
   const int64_t num_rows = h.num_inputs(tile.gh), first_row = h.first_input(tile.h0), first_col = w.first_input(tile.w0);
-  const int64_t half = tile.cols + 1, width = p.in_size[2];
+  const int64_t width = p.in_size[2], phase_pitch = tile.cols + 2, line_pitch = w.step() * phase_pitch;
   for (int64_t i = 0; i < num_rows; ++i) {
     const int64_t row = first_row + i;
     const bool outside = row < 0 || row >= p.in_size[1];
@@ -168,19 +185,24 @@ void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const
       const int64_t bytes = std::min(w.num_inputs(tile.gw), width) * int64_t(sizeof(S));
       for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(ahead + k, 0, 2);
     }
-    if (plan.winograd) {
-      load_halves(line, col_stride, size, first_col, half, work + 2 * i * half, work + (2 * i + 1) * half);
+    if (plan.paired) {
+      with_filter(w.mode, [&](auto filter) {
+        load_phases<filter.step>(line, col_stride, size, first_col, tile.cols + 1, work + i * line_pitch, phase_pitch);
+      });
     } else {
       Acc* to = out + (h.subs == 2 ? (i & 1) * w.subs * tile.sub_size + (i >> 1) * tile.cols : i * tile.cols);
       if (w.subs == 2)
-        load_halves(line, col_stride, size, first_col, tile.cols, to, to + tile.sub_size);
+        load_phases<2>(line, col_stride, size, first_col, tile.cols, to, tile.sub_size);
       else
         load_line(line, col_stride, size, first_col, tile.cols, to);
     }
   }
-  if (plan.winograd)
-    for (int64_t j = 0; j < tile.gh; ++j)
-      winograd_input(work + 4 * j * half, 2 * half, half, tile.cols, out + j * tile.cols, tile.sub_size);
+  if (plan.paired)
+    with_filter(w.mode, [&](auto filter) {
+      for (int64_t j = 0; j < tile.gh; ++j)
+        filter_input<decltype(filter)>(work + h.step() * j * line_pitch, line_pitch, phase_pitch, tile.cols, out + j * tile.cols,
+                                       tile.sub_size);
+    });
 }
 
 // Packs plane t of every channel and sample of the tile into a slot.
@@ -201,7 +223,7 @@ void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t
     const int64_t r1 = std::min(h.first_input(tile.h0) + h.num_inputs(tile.gh), p.in_size[1]);
     const int64_t c1 = std::min(w.first_input(tile.w0) + w.num_inputs(tile.gw), p.in_size[2]);
     const int64_t pitch = c1 - c0, plane = std::max<int64_t>((r1 - r0) * pitch, 0) + 16;
-    Acc* local = work + 2 * h.num_inputs(plan.tile_h) * (w.extent(plan.tile_w) + 1) + 16;
+    Acc* local = work + h.num_inputs(plan.tile_h) * w.step() * (w.extent(plan.tile_w) + 2);
     for (int64_t r = r0; r < r1; ++r)
       transpose(base + r * stride[3] + c0 * stride[4], stride[4], pitch, p.in_channels, local + (r - r0) * pitch, plane);
     for (int64_t c = 0; c < p.in_channels; ++c)
@@ -215,7 +237,7 @@ void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t
 inline int64_t pack_work(const ConvParams& p, const Plan& plan) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
   const int64_t rows = h.num_inputs(plan.tile_h);
-  return 2 * rows * (w.extent(plan.tile_w) + 1) + 16 + p.in_channels * (rows * w.num_inputs(plan.tile_w) + 16);
+  return rows * w.step() * (w.extent(plan.tile_w) + 2) + p.in_channels * (rows * w.num_inputs(plan.tile_w) + 16);
 }
 
 // Keeps the packed planes of a job in a ring of slots as it marches along t; pack(plane, slot) fills one.

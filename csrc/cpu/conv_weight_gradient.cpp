@@ -16,19 +16,25 @@ constexpr int kRows = 4, kColumns = 3;
 constexpr int kRows = 4, kColumns = 2;
 #endif
 
-// F(2, 3) on both axes, transposed: halves of two rows of g -> 16 units.
-template <class Acc>
-void winograd_gradient(const Acc* __restrict rows, int64_t row_stride, int64_t half, int64_t count, Acc* out, int64_t unit) {
-  for (int u = 0; u < 4; ++u) {
-    const Acc even = u == 3 ? 0 : 1, odd = u == 0 ? 0 : u == 1 ? 1 : -1;
-    Acc* __restrict to = out + u * unit;
+// Halves of both rows of g -> all units of one grid row: the transpose of filter_output.
+template <class Filter, class Acc>
+void filter_gradient(const Acc* __restrict rows, int64_t half, int64_t count, Acc* out, int64_t unit) {
+  constexpr int units = Filter::units;
 #pragma GCC ivdep
-    for (int64_t j = 0; j < count; ++j) {
-      const Acc a = even * rows[j] + odd * rows[half + j], b = even * rows[row_stride + j] + odd * rows[row_stride + half + j];
-      to[j] = a;
-      to[j + 4 * unit] = a + b;
-      to[j + 8 * unit] = a - b;
-      to[j + 12 * unit] = -b;
+  for (int64_t j = 0; j < count; ++j) {
+    Acc line[2][units];
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; ++r) {
+      const Acc pair[2] = {rows[2 * r * half + j], rows[(2 * r + 1) * half + j]};
+      Filter::gradient(pair, line[r]);
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < units; ++u) {
+      const Acc pair[2] = {line[0][u], line[1][u]};
+      Acc m[units];
+      Filter::gradient(pair, m);
+#pragma GCC unroll 4
+      for (int r = 0; r < units; ++r) out[(r * units + u) * unit + j] = m[r];
     }
   }
 }
@@ -38,29 +44,30 @@ template <class S, class Acc>
 double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, const S* plane, int64_t row_stride,
                      int64_t col_stride, Acc* out, int64_t unit, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
-  const int64_t half = plan.tile_w + 16, first = w.parities * tile.w0;
+  const int64_t half = plan.tile_w + 16, first = w.first_output() + w.parities * tile.w0;
   double total = 0;
   for (int64_t j = 0; j < tile.gh; ++j) {
     Acc* to = out + j * tile.cols;
     for (int ph = 0; ph < h.parities; ++ph) {
-      const int64_t row = h.parities * (tile.h0 + j) + ph;
-      const int64_t size = row < p.out_size[1] ? p.out_size[2] : 0;
-      const S* line = plane + (size ? row : 0) * row_stride;
-      Acc *even = work + 2 * ph * half, *odd = even + half;
-      if (!plan.winograd) even = to + (h.units == 2 ? ph * w.units * unit : 0), odd = even + unit;
+      const int64_t row = h.first_output() + h.parities * (tile.h0 + j) + ph;
+      const bool outside = row < 0 || row >= p.out_size[1];
+      const int64_t size = outside ? 0 : p.out_size[2];
+      const S* line = plane + (outside ? 0 : row) * row_stride;
+      Acc* lines = plan.paired ? work + 2 * ph * half : to + (h.units == 2 ? ph * w.units * unit : 0);
+      const int64_t pitch = plan.paired ? half : unit;
       if (w.parities == 2)
-        load_halves(line, col_stride, size, first, tile.gw, even, odd);
+        load_phases<2>(line, col_stride, size, first, tile.gw, lines, pitch);
       else
-        load_line(line, col_stride, size, first, tile.gw, even);
-      Acc sum = 0;
+        load_line(line, col_stride, size, first, tile.gw, lines);
+      for (int i = 0; i < w.parities; ++i) {
+        Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < tile.gw; ++i) sum += even[i];
-      if (w.parities == 2)
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < tile.gw; ++i) sum += odd[i];
-      total += double(sum);
+        for (int64_t k = 0; k < tile.gw; ++k) sum += lines[i * pitch + k];
+        total += double(sum);
+      }
     }
-    if (plan.winograd) winograd_gradient(work, 2 * half, half, tile.gw, to, unit);
+    if (plan.paired)
+      with_filter(w.mode, [&](auto filter) { filter_gradient<decltype(filter)>(work, half, tile.gw, to, unit); });
   }
   return total;
 }
@@ -159,7 +166,7 @@ void weight_gradient(const ConvParams& p) {
       for (int64_t job = begin; job < end; ++job) {
         const Tile tile(plan, p, job + sample * jobs);
         if (padded > num_in) std::fill_n(x, turned, Acc(0));
-        if (!plan.winograd) std::fill_n(g, gradients, Acc(0));  // zero between rows and samples, where nothing is written
+        if (!plan.paired) std::fill_n(g, gradients, Acc(0));  // zero between rows and samples, where nothing is written
         Ring ring{p, plan};
         for (int64_t j = tile.t0; j < tile.t1; ++j) {
           ring.advance(j, [&](int64_t plane, int at) {

@@ -136,20 +136,25 @@ Product<Acc> pick_product(int block, int vectors) {
 
 // ------------------------------------------------------------------------------------------------------ epilogue
 
-// Both output rows of one grid row, from its 16 unit results.
-template <class Acc>
-void winograd_output(const Acc* at, int64_t unit, int64_t count, Acc* __restrict row0, Acc* __restrict row1) {
+// Both output rows of one grid row, from its unit results.
+template <class Filter, class Acc>
+void filter_output(const Acc* at, int64_t unit, int64_t count, Acc* __restrict row0, Acc* __restrict row1) {
+  constexpr int units = Filter::units;
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
-    Acc even[4], odd[4];
+    Acc line[2][units], y[2][2];
 #pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
-      const Acc m1 = at[(4 + u) * unit + j], m2 = at[(8 + u) * unit + j];
-      even[u] = at[u * unit + j] + m1 + m2;
-      odd[u] = m1 - m2 - at[(12 + u) * unit + j];
+    for (int u = 0; u < units; ++u) {
+      Acc m[units], pair[2];
+#pragma GCC unroll 4
+      for (int r = 0; r < units; ++r) m[r] = at[(r * units + u) * unit + j];
+      Filter::output(m, pair);
+      line[0][u] = pair[0], line[1][u] = pair[1];
     }
-    row0[2 * j] = even[0] + even[1] + even[2], row0[2 * j + 1] = even[1] - even[2] - even[3];
-    row1[2 * j] = odd[0] + odd[1] + odd[2], row1[2 * j + 1] = odd[1] - odd[2] - odd[3];
+    Filter::output(line[0], y[0]);
+    Filter::output(line[1], y[1]);
+    row0[2 * j] = y[0][0], row0[2 * j + 1] = y[0][1];
+    row1[2 * j] = y[1][0], row1[2 * j + 1] = y[1][1];
   }
 }
 
@@ -157,7 +162,8 @@ void winograd_output(const Acc* at, int64_t unit, int64_t count, Acc* __restrict
 template <class Acc>
 void combine(const Plan& plan, const Acc* at, int64_t unit, int64_t count, Acc* row, int64_t row_stride) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
-  if (plan.winograd) return winograd_output(at, unit, count, row, row + row_stride);
+  if (plan.paired)
+    return with_filter(w.mode, [&](auto filter) { filter_output<decltype(filter)>(at, unit, count, row, row + row_stride); });
   for (int u = 0; u < h.units; ++u, row += row_stride) {
     const Acc *__restrict even = at + u * w.units * unit, *__restrict odd = even + unit;
     if (w.units == 2)
@@ -280,10 +286,12 @@ void forward(const ConvParams& p) {
             for (int64_t c = 0; c < p.out_channels; ++c)
               combine(plan, result + c * pitch + (s * tile.rows + gh) * tile.cols, unit_stride, tile.gw, rows + c * out_pitch,
                       row_stride);
+            const int64_t first_h = h.first_output() + h.parities * (tile.h0 + gh);
+            const int64_t first_w = w.first_output() + w.parities * tile.w0, skip = first_w < 0 ? -first_w : 0;
+            const int64_t end_w = std::min(first_w + w.parities * tile.gw, p.out_size[2]);
             for (int ph = 0; ph < h.parities; ++ph) {
-              const Place at{tile.sample + s, t.parities * j + pt, h.parities * (tile.h0 + gh) + ph, w.parities * tile.w0,
-                             std::min(w.parities * tile.gw, p.out_size[2] - w.parities * tile.w0)};
-              if (at.h < p.out_size[1]) finish<S>(p, at, rows + ph * row_stride, out_pitch, square);
+              const Place at{tile.sample + s, t.parities * j + pt, first_h + ph, first_w + skip, end_w - first_w - skip};
+              if (at.h >= 0 && at.h < p.out_size[1]) finish<S>(p, at, rows + ph * row_stride + skip, out_pitch, square);
             }
           }
         }
