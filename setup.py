@@ -42,6 +42,7 @@ def ninja_file(target: Path, nvcc: str | None) -> str:
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs] + [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
     include = f"-I{pybind11.get_include()} -I{__import__('sysconfig').get_paths()['include']}"
     lines = [
+        "builddir = build",
         f"cxx = {os.environ.get('CXX', 'g++')}",
         f"rule cxx\n  command = $cxx {CXXFLAGS} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
         f"rule link\n  command = $cxx -shared {SANITIZE} -fopenmp $in -o $out $libs",

@@ -286,7 +286,7 @@ def _conv_act_backward(ctx, gy, _):
 
 def _through_reference(ctx, gy, wants):
     """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is plain PyTorch."""
-    inputs = ctx.saved_tensors[:4]
+    inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:4]]  # may be one tensor
     slope, gain, _, *rest = ctx.flags
     a, _ = torch.ops.vgen_fast.conv_act(*inputs, slope, gain, False, *rest)
     y = reference_pixel_norm(a, eps=rest[-2])

@@ -1,0 +1,13 @@
+"""GPU tests are skipped, with a reason, where there is no GPU."""
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no GPU here")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(skip)
