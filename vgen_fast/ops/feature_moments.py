@@ -1,6 +1,6 @@
 """Streaming mean and covariance of features, and the Frechet distance (FID, FVD) between two sets of them.
 
-Rows are kept until BLOCK_ROWS of them are there; a full block is centred on its own mean, and its scatter and the block's
+Rows are kept until BLOCK_ROWS of them are there; a full block is centred on its own mean, and its scatter and its
 distance to the running mean are added pairwise (Chan, Golub and LeVeque), so nothing ever cancels, however far from
 zero the features are. Where a block ends depends on the index of the row alone, so the result is the same bits
 however the stream was batched.
@@ -36,6 +36,10 @@ class FeatureMoments:
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device)  # lower triangle
         self._buffer = torch.empty(0, dim, device=device)
         self._waiting = 0
+        self._choose()
+
+    def _choose(self) -> str:
+        return choose(OP, self.impl, self.device, lambda impl: _supports(impl, self.device))
 
     @property
     def device(self) -> torch.device:
@@ -85,8 +89,7 @@ class FeatureMoments:
         block_mean = rows.mean(dim=0, dtype=torch.float64)
         delta = block_mean - mean
         between = delta * math.sqrt(self._count * waiting / count)
-        impl = choose(OP, self.impl, self.device, lambda impl: _supports(impl, self.device))
-        torch.ops.vgen_fast.feature_moments_update(scatter, rows, block_mean, between, impl)
+        torch.ops.vgen_fast.feature_moments_update(scatter, rows, block_mean, between, self._choose())
         return count, mean + delta * (waiting / count)
 
     def _totals(self) -> tuple[int, Tensor, Tensor]:
@@ -222,7 +225,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> Tensor:
 
 def _gaussian(name: str, value: Gaussian) -> tuple[Tensor, Tensor]:
     if isinstance(value, FeatureMoments):
-        return value.mean, value.covariance()
+        covariance = value.covariance()
+        return value.mean, covariance
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         expect.fail("frechet_distance", name, "FeatureMoments or a (mean, covariance) pair", type(value).__name__)
     for part, tensor in zip(("mean", "covariance"), value, strict=True):
@@ -232,7 +236,7 @@ def _gaussian(name: str, value: Gaussian) -> tuple[Tensor, Tensor]:
         expect.fail("frechet_distance", f"mean of {name}", "[d], d > 0", expect.shape(mean))
     expect.has_shape("frechet_distance", f"covariance of {name}", covariance, (*mean.shape, *mean.shape), "[d, d]")
     expect.same_device("frechet_distance", f"covariance of {name}", covariance, mean, "its mean")
-    if not (math.isfinite(mean.sum().item()) and math.isfinite(covariance.sum().item())):
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
         expect.fail("frechet_distance", name, "finite", "NaN or infinity")
     return mean, covariance
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def rank_update(rows: Tensor, shift: Tensor, extra: Tensor, out: Tensor) -> None:
-    """out `[d, d]` += sum over rows `[N, d]` of (row - shift)^T (row - shift) + extra^T extra, all of it, in float64."""
+    """out `[d, d]` += sum over rows `[N, d]` of (row - shift)^T (row - shift) + extra^T extra, in float64."""
     centred = rows.double() - shift
     out.addmm_(centred.T, centred).addr_(extra, extra)
 
