@@ -41,11 +41,14 @@ const char* isa_names[] = {"baseline", "avx2", "avx512"};
 #else
 #define VGEN_ON_CUDA(name, ...) throw std::runtime_error(#name ": this build has no CUDA part")
 #endif
-#define VGEN_RUN(name, ...)                                           \
+#define VGEN_NO_CUDA(name, ...) throw std::runtime_error(#name ": runs on CPU only")
+#define VGEN_RUN(name, ...) VGEN_RUN_OR(VGEN_ON_CUDA, name, __VA_ARGS__)
+#define VGEN_RUN_CPU(name, ...) VGEN_RUN_OR(VGEN_NO_CUDA, name, __VA_ARGS__)
+#define VGEN_RUN_OR(on_cuda, name, ...)                               \
   do {                                                                \
     py::gil_scoped_release release;                                   \
     if (where.index >= 0) {                                           \
-      VGEN_ON_CUDA(name, __VA_ARGS__);                                \
+      on_cuda(name, __VA_ARGS__);                                     \
     } else if (isa == Isa::avx512) {                                  \
       avx512::name##_cpu(__VA_ARGS__);                                \
     } else if (isa == Isa::avx2) {                                    \
@@ -157,6 +160,58 @@ void stddev_double_backward(Where where, uintptr_t v, uintptr_t g, uintptr_t x, 
   VGEN_RUN(minibatch_stddev_double_backward, p);
 }
 
+// sizes: samples of x, samples of y, directions. Returns the mean over directions of W_p^p.
+double sliced_wasserstein(Where where, uintptr_t x, uintptr_t y, uintptr_t gx, uintptr_t gy, Sizes3 sizes, double power) {
+  SlicedWassersteinParams p{};
+  double value = 0;
+  p.n = sizes[0], p.m = sizes[1], p.directions = sizes[2], p.p = power;
+  p.x = address<void>(x), p.y = address<void>(y), p.gx = address<void>(gx), p.gy = address<void>(gy), p.value = &value;
+  p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  VGEN_RUN_CPU(sliced_wasserstein, p);
+  return value;
+}
+
+SlicedHeadParams head_params(const Where& where, uintptr_t q, uintptr_t scale, uintptr_t offset, int64_t batch,
+                             int64_t directions, double slope) {
+  SlicedHeadParams p{};
+  p.batch = batch, p.directions = directions, p.slope = slope;
+  p.q = address<void>(q), p.scale = address<void>(scale), p.offset = address<void>(offset);
+  p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  return p;
+}
+
+void sliced_head_forward(Where where, uintptr_t q, uintptr_t scale, uintptr_t offset, uintptr_t out, int64_t batch,
+                         int64_t directions, double slope) {
+  SlicedHeadParams p = head_params(where, q, scale, offset, batch, directions, slope);
+  p.out = address<void>(out);
+  VGEN_RUN_CPU(sliced_head_forward, p);
+}
+
+void sliced_head_backward(Where where, uintptr_t q, uintptr_t scale, uintptr_t offset, uintptr_t g, uintptr_t gq,
+                          uintptr_t gscale, uintptr_t goffset, int64_t batch, int64_t directions, double slope) {
+  SlicedHeadParams p = head_params(where, q, scale, offset, batch, directions, slope);
+  p.g = address<void>(g), p.gq = address<void>(gq), p.gscale = address<void>(gscale), p.goffset = address<void>(goffset);
+  VGEN_RUN_CPU(sliced_head_backward, p);
+}
+
+void sliced_head_double_backward(Where where, uintptr_t q, uintptr_t scale, uintptr_t offset, uintptr_t g, uintptr_t v,
+                                 uintptr_t vs, uintptr_t vo, uintptr_t gg, uintptr_t gq, uintptr_t gscale, int64_t batch,
+                                 int64_t directions, double slope) {
+  SlicedHeadParams p = head_params(where, q, scale, offset, batch, directions, slope);
+  p.g = address<void>(g), p.v = address<void>(v), p.vs = address<void>(vs), p.vo = address<void>(vo);
+  p.out = address<void>(gg), p.gq = address<void>(gq), p.gscale = address<void>(gscale);
+  VGEN_RUN_CPU(sliced_head_double_backward, p);
+}
+
+void feature_moments_update(Where where, uintptr_t features, uintptr_t shift, uintptr_t extra, uintptr_t out, int64_t rows,
+                            int64_t dim) {
+  FeatureMomentsParams p{};
+  p.rows = rows, p.dim = dim, p.features = address<void>(features), p.shift = address<double>(shift);
+  p.extra = address<double>(extra), p.out = address<double>(out);
+  p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  VGEN_RUN_CPU(feature_moments_update, p);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -183,4 +238,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("minibatch_stddev_forward", stddev_forward);
   m.def("minibatch_stddev_backward", stddev_backward);
   m.def("minibatch_stddev_double_backward", stddev_double_backward);
+  m.def("sliced_wasserstein", sliced_wasserstein);
+  m.def("sliced_head_forward", sliced_head_forward);
+  m.def("sliced_head_backward", sliced_head_backward);
+  m.def("sliced_head_double_backward", sliced_head_double_backward);
+  m.def("feature_moments_update", feature_moments_update);
 }

@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance and the sliced critic head (SWGAN, eq. 5.1-5.3; spec/unconditional.md 6.5)."""
+"""Sliced Wasserstein distance and the sliced critic head (SWGAN, eq. 5.1-5.3)."""
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +24,20 @@ def projected_wasserstein(x: Tensor, y: Tensor, p: float) -> Tensor:
 
 def root(value: Tensor, p: float) -> Tensor:
     """value^(1/p) with gradient 0 at value 0, where the distance has a kink."""
-    positive = value > 0
-    return torch.where(positive, torch.where(positive, value, 1).pow(1 / p), 0)
+    zero = value == 0
+    return torch.where(zero, 0, torch.where(zero, 1, value).pow(1 / p))
+
+
+def projected_distance(x: Tensor, y: Tensor, p: float) -> Tensor:
+    """(mean over the columns of x `[N, L]` and y `[M, L]` of W_p^p)^(1/p) -> scalar."""
+    return root(projected_wasserstein(x, y, p), p)
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, projections: Tensor, *, p: float = 2) -> Tensor:
     """(mean over directions of W_p^p)^(1/p): x `[N, D]`, y `[M, D]`, projections `[D, L]` -> scalar."""
-    return root(projected_wasserstein(x @ projections, y @ projections, p), p)
+    return projected_distance(x @ projections, y @ projections, p)
 
 
 def sliced_head(y: Tensor, theta: Tensor, scale: Tensor, offset: Tensor, *, slope: float = 0.2) -> Tensor:
-    """mean_i lrelu(scale_i <theta_i, y> + offset_i): y `[B, K]`, theta `[K, K]` (rows are directions) -> `[B]`."""
+    """mean_i lrelu(scale_i <theta_i, y> + offset_i): y `[B, D]`, theta `[K, D]` (rows are directions) -> `[B]`."""
     return F.leaky_relu(scale * (y @ theta.T) + offset, slope).mean(dim=1)

@@ -1,0 +1,468 @@
+// Sliced Wasserstein on CPU: a vector register holds one sample of kLanes directions, so a compare-exchange of two
+// registers is one step of kLanes sorts. A block of directions is sorted in scratch by a bitonic network whose
+// comparators all put the smaller value at the lower place: rows past the end, +inf, then never move, so blocks that
+// hold nothing else are skipped. Several levels of the network run in registers between a load and a store, and the
+// recursion is depth first, so every level below the size of a cache stays in it.
+#include "sliced_wasserstein.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace vgen::VGEN_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kKeyLevels = 4, kRankedLevels = 3;
+#else
+constexpr int kKeyLevels = 3, kRankedLevels = 2;
+#endif
+constexpr int64_t kChunk = 64;  // terms added in the storage type before the sum goes on in float64
+
+template <class T>
+using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// One row more after every 64, so that rows a power of two apart do not meet in one cache set.
+// Additive over numbers without common bits, which is how the network addresses rows.
+inline int64_t place(int64_t row) { return row + (row >> 6); }
+
+template <class T, bool kRanked>
+struct Item {
+  Vector<T> key;
+};
+template <class T>
+struct Item<T, true> {
+  Vector<T> key;
+  Vector<Index<T>> index;
+};
+
+template <class T, bool kRanked>
+inline void compare_exchange(Item<T, kRanked>& a, Item<T, kRanked>& b) {
+  const Vector<T> ka = a.key, kb = b.key;
+  if constexpr (kRanked) {
+    const auto swap = kb < ka;
+    const Vector<Index<T>> ia = a.index, ib = b.index;
+    a.key = swap ? kb : ka, b.key = swap ? ka : kb;
+    a.index = swap ? ib : ia, b.index = swap ? ia : ib;
+  } else {
+    a.key = ka < kb ? ka : kb;
+    b.key = ka > kb ? ka : kb;
+  }
+}
+
+template <class T, bool kRanked>
+struct Columns {
+  static constexpr int kLevels = kRanked ? kRankedLevels : kKeyLevels;
+  static constexpr int kBase = 1 << kLevels;
+  static constexpr int kWidth = kLanes<T>;
+  using I = Item<T, kRanked>;
+
+  T* key;
+  Index<T>* index;  // null unless kRanked
+  int64_t rows, capacity;
+  const T* source;  // first element of the block of columns
+  int64_t stride;
+  int lanes;  // columns in the block
+  Vector<Index<T>> nan = {};
+
+  static int64_t room(int64_t rows) {
+    int64_t capacity = kBase;
+    while (capacity < rows) capacity *= 2;
+    return capacity;
+  }
+  I get(int64_t at) const {
+    I item;
+    item.key = load_vector(key + at * kWidth);
+    if constexpr (kRanked) item.index = load_vector(index + at * kWidth);
+    return item;
+  }
+  void set(int64_t at, const I& item) const {
+    store_vector(key + at * kWidth, item.key);
+    if constexpr (kRanked) store_vector(index + at * kWidth, item.index);
+  }
+  I fetch(int64_t row) {
+    I item;
+    if (row < rows) {
+      if (lanes == kWidth) {
+        item.key = load_vector(source + row * stride);
+      } else {
+        item.key = Vector<T>{};
+        for (int i = 0; i < lanes; ++i) item.key[i] = source[row * stride + i];
+      }
+      nan |= item.key != item.key;
+    } else {
+      item.key = std::numeric_limits<T>::infinity() - Vector<T>{};
+    }
+    if constexpr (kRanked) item.index = Index<T>(row) - Vector<Index<T>>{};
+    return item;
+  }
+
+  // Batcher's odd-even merge sort of kBase rows, in registers, on the way from the source.
+  void sort_base(int64_t first) {
+    I a[kBase];
+#pragma GCC unroll 16
+    for (int i = 0; i < kBase; ++i) a[i] = fetch(first + i);
+#pragma GCC unroll 4
+    for (int p = 1; p < kBase; p *= 2)
+#pragma GCC unroll 4
+      for (int k = p; k >= 1; k /= 2)
+#pragma GCC unroll 16
+        for (int j = k % p; j + k < kBase; j += 2 * k)
+#pragma GCC unroll 16
+          for (int i = 0; i < k; ++i)
+            if (i + j + k < kBase && (i + j) / (2 * p) == (i + j + k) / (2 * p)) compare_exchange(a[i + j], a[i + j + k]);
+#pragma GCC unroll 16
+    for (int i = 0; i < kBase; ++i) set(place(first) + i, a[i]);
+  }
+
+  // Levels of half cleaners inside one run of R rows held in registers.
+  template <int R>
+  static void clean_registers(I* a, int half) {
+#pragma GCC unroll 4
+    for (int h = half; h >= 1; h /= 2)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+        if (!(r & h)) compare_exchange(a[r], a[r + h]);
+  }
+
+  // kFlip: the first of kSteps levels compares row i with row size - 1 - i (two ascending halves are being merged).
+  template <int kSteps, bool kFlip>
+  void step(int64_t first, int64_t size) const {
+    constexpr int R = 1 << kSteps;
+    const int64_t apart = size >> kSteps, base = place(first);
+    int64_t offset[R];
+    for (int r = 0; r < R; ++r) offset[r] = base + place(r * apart);
+    for (int64_t i = 0; i < apart; ++i) {
+      const int64_t up = place(i), down = kFlip ? place(apart - 1 - i) : up;
+      I a[R];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) a[r] = get(offset[r] + (r < R / 2 ? up : down));
+      if constexpr (kFlip) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R / 2; ++r) compare_exchange(a[r], a[R - 1 - r]);
+        clean_registers<R>(a, R / 4);
+      } else {
+        clean_registers<R>(a, R / 2);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) set(offset[r] + (r < R / 2 ? up : down), a[r]);
+    }
+  }
+
+  // The `levels` levels of a merge of 2^levels rows, as even groups of at most kLevels.
+  template <bool kFlip>
+  void levels(int64_t first, int levels_left) const {
+    const int64_t size = int64_t(1) << levels_left, half = size / 2;
+    if (first >= rows || levels_left == 0) return;
+    if (first + half >= rows) {  // the upper half holds nothing
+      if (!kFlip) levels<false>(first, levels_left - 1);
+      return;
+    }
+    const int groups = (levels_left + kLevels - 1) / kLevels, now = (levels_left + groups - 1) / groups;
+    switch (now) {
+      case 1: step<1, kFlip>(first, size); break;
+      case 2: step<2, kFlip>(first, size); break;
+      case 3:
+        if constexpr (kLevels >= 3) step<3, kFlip>(first, size);
+        break;
+      default:
+        if constexpr (kLevels >= 4) step<4, kFlip>(first, size);
+    }
+    if (levels_left == now) return;
+    for (int64_t i = 0; i < size; i += size >> now) levels<false>(first + i, levels_left - now);
+  }
+
+  void sort_range(int64_t first, int levels_left) {
+    if (levels_left <= kLevels) return sort_base(first);
+    const int64_t half = int64_t(1) << (levels_left - 1);
+    sort_range(first, levels_left - 1);
+    if (first + half >= rows) return;
+    sort_range(first + half, levels_left - 1);
+    levels<true>(first, levels_left);
+  }
+
+  void sort() {
+    int all = kLevels;
+    while ((int64_t(1) << all) < rows) ++all;
+    const Vector<T> inf = std::numeric_limits<T>::infinity() - Vector<T>{};
+    for (int64_t i = rows / kBase * kBase; i < capacity; ++i) store_vector(key + place(i) * kWidth, inf);
+    sort_range(0, all);
+  }
+
+  T* at(int64_t rank) const { return key + place(rank) * kWidth; }
+
+  // Rows of `key`, by rank, to the rows they came from.
+  void scatter(T* __restrict rowwise, T* __restrict to) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* value = at(r);
+      const Index<T>* row = index + place(r) * kWidth;
+      for (int i = 0; i < kWidth; ++i) rowwise[int64_t(row[i]) * kWidth + i] = value[i];
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      if (lanes == kWidth)
+        store_vector(to + r * stride, load_vector(rowwise + r * kWidth));
+      else
+        std::copy_n(rowwise + r * kWidth, lanes, to + r * stride);
+  }
+};
+
+template <class T>
+inline Vector<T> absolute(Vector<T> d) {
+  return d < 0 ? -d : d;
+}
+
+enum class Power { one, two, any };
+
+// |d|^p, and p |d|^(p-1) sign(d) in `slope`.
+template <class T, Power kPower>
+inline Vector<T> powered(Vector<T> d, T p, Vector<T>& slope) {
+  if constexpr (kPower == Power::two) {
+    slope = d + d;
+    return d * d;
+  } else if constexpr (kPower == Power::one) {
+    const Vector<T> zero = {}, one = T(1) - zero;
+    slope = d > 0 ? one : d < 0 ? -one : zero;
+    return absolute<T>(d);
+  } else {
+    const Vector<T> size = absolute<T>(d);
+    Vector<T> low = {};
+    for (int i = 0; i < kLanes<T>; ++i) low[i] = std::pow(T(size[i]), p - 1);
+    slope = d < 0 ? -p * low : p * low;
+    return size * low;
+  }
+}
+
+// sum of length |d|^p over the pieces, per lane; with kRanked the sorted values turn into their gradients.
+template <class T, Power kPower, bool kRanked>
+void distance(Columns<T, kRanked>& x, Columns<T, kRanked>& y, const SlicedWassersteinParams& p, double* sums) {
+  constexpr int W = kLanes<T>;
+  const int64_t n = x.rows, m = y.rows;
+  std::fill_n(sums, W, 0.0);
+  Vector<T> part = {}, slope = {};
+  auto flush = [&] {
+    for (int i = 0; i < W; ++i) sums[i] += double(part[i]);
+    part = Vector<T>{};
+  };
+  const double per_direction = 1.0 / double(p.directions);
+  if (n == m) {
+    const T unit = T(per_direction / double(n));
+    for (int64_t r0 = 0; r0 < n; r0 += kChunk) {
+      for (int64_t r = r0; r < std::min(n, r0 + kChunk); ++r) {
+        T *xr = x.at(r), *yr = y.at(r);
+        part += powered<T, kPower>(load_vector(xr) - load_vector(yr), T(p.p), slope);
+        if constexpr (kRanked) store_vector(xr, slope * unit), store_vector(yr, slope * -unit);
+      }
+      flush();
+    }
+    for (int i = 0; i < W; ++i) sums[i] /= double(n);
+    return;
+  }
+  Vector<T> gx = {}, gy = {};
+  int64_t i = 0, j = 0, edge = 0;  // edges in units of 1 / (n m)
+  const double unit = 1.0 / (double(n) * double(m));
+  for (int64_t piece = 1; i < n; ++piece) {
+    const int64_t end_x = (i + 1) * m, end_y = (j + 1) * n, end = std::min(end_x, end_y);
+    const T length = T(double(end - edge) * unit);
+    edge = end;
+    T *xr = x.at(i), *yr = y.at(j);
+    part += length * powered<T, kPower>(load_vector(xr) - load_vector(yr), T(p.p), slope);
+    if constexpr (kRanked) gx += slope * T(length * per_direction), gy -= slope * T(length * per_direction);
+    if (end == end_x) {
+      if constexpr (kRanked) store_vector(xr, gx), gx = Vector<T>{};
+      ++i;
+    }
+    if (end == end_y) {
+      if constexpr (kRanked) store_vector(yr, gy), gy = Vector<T>{};
+      ++j;
+    }
+    if (piece % kChunk == 0) flush();
+  }
+  flush();
+}
+
+template <class T, bool kRanked>
+void run(const SlicedWassersteinParams& p) {
+  using C = Columns<T, kRanked>;
+  constexpr int W = kLanes<T>;
+  const int64_t blocks = (p.directions + W - 1) / W;
+  const int threads = int(std::min<int64_t>((p.n + p.m) * p.directions < 2048 ? 1 : p.threads, blocks));
+  // Per thread: keys (and indices) of both sides, and rows to scatter into.
+  const int64_t rows_x = place(C::room(p.n)) + 1, rows_y = place(C::room(p.m)) + 1;
+  const int64_t arrays = (kRanked ? 2 : 1) * (rows_x + rows_y) + (kRanked ? std::max(p.n, p.m) : 0);
+  const size_t row_bytes = sizeof(T) * W, thread_bytes = (arrays * row_bytes + 127) / 64 * 64;
+  const size_t partial_bytes = (size_t(blocks) * sizeof(double) + 63) / 64 * 64;
+  char* memory = scratch(partial_bytes + thread_bytes * size_t(threads));
+  double* partial = reinterpret_cast<double*>(memory);
+  parallel_shares(blocks, threads, [&](int64_t begin, int64_t end, int thread) {
+    char* next = memory + partial_bytes + thread_bytes * size_t(thread);
+    auto take = [&](int64_t rows) {
+      char* here = next;
+      next += size_t(rows) * row_bytes;
+      return here;
+    };
+    C x{}, y{};
+    x.key = reinterpret_cast<T*>(take(rows_x)), y.key = reinterpret_cast<T*>(take(rows_y));
+    T* rowwise = nullptr;
+    if constexpr (kRanked) {
+      x.index = reinterpret_cast<Index<T>*>(take(rows_x)), y.index = reinterpret_cast<Index<T>*>(take(rows_y));
+      rowwise = reinterpret_cast<T*>(take(std::max(p.n, p.m)));
+    }
+    x.rows = p.n, y.rows = p.m, x.capacity = C::room(p.n), y.capacity = C::room(p.m);
+    x.stride = y.stride = p.directions;
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t column = block * W;
+      const int lanes = int(std::min<int64_t>(W, p.directions - column));
+      x.source = static_cast<const T*>(p.x) + column, y.source = static_cast<const T*>(p.y) + column;
+      x.lanes = y.lanes = lanes;
+      x.nan = y.nan = Vector<Index<T>>{};
+      x.sort(), y.sort();
+      double sums[W];
+      if (p.p == 1)
+        distance<T, Power::one, kRanked>(x, y, p, sums);
+      else if (p.p == 2)
+        distance<T, Power::two, kRanked>(x, y, p, sums);
+      else
+        distance<T, Power::any, kRanked>(x, y, p, sums);
+      const auto nan = x.nan | y.nan;
+      double sum = 0;
+      for (int i = 0; i < lanes; ++i) sum += nan[i] ? std::numeric_limits<double>::quiet_NaN() : sums[i];
+      partial[block] = sum;
+      if constexpr (kRanked) {
+        x.scatter(rowwise, static_cast<T*>(p.gx) + column);
+        y.scatter(rowwise, static_cast<T*>(p.gy) + column);
+      }
+    }
+  });
+  double sum = 0;
+  for (int64_t block = 0; block < blocks; ++block) sum += partial[block];
+  *p.value = sum / double(p.directions);
+}
+
+// ------------------------------------------------------------------------------------------------------ sliced head
+
+constexpr int64_t kColumns = 512;  // columns per share, so that sums do not depend on the number of threads
+
+int head_threads(const SlicedHeadParams& p) { return p.batch * p.directions < 65536 ? 1 : p.threads; }
+
+template <class S, class Acc>
+void head_forward(const SlicedHeadParams& p) {
+  const S *q = static_cast<const S*>(p.q), *scale = static_cast<const S*>(p.scale), *offset = static_cast<const S*>(p.offset);
+  const Acc slope = Acc(p.slope);
+  constexpr int W = kLanes<Acc>;
+  parallel_shares(p.batch, head_threads(p), [&](int64_t begin, int64_t end, int) {
+    for (int64_t b = begin; b < end; ++b) {
+      const S* __restrict row = q + b * p.directions;
+      Acc lane[W] = {};
+      int64_t i = 0;
+      for (; i + W <= p.directions; i += W)
+        for (int k = 0; k < W; ++k)
+          lane[k] += leaky(load<Acc>(scale[i + k]) * load<Acc>(row[i + k]) + load<Acc>(offset[i + k]), slope);
+      for (int k = 0; i < p.directions; ++i, ++k)
+        lane[k] += leaky(load<Acc>(scale[i]) * load<Acc>(row[i]) + load<Acc>(offset[i]), slope);
+      static_cast<S*>(p.out)[b] = store<S>(sum_lanes<Acc>(load_vector(lane)) / Acc(p.directions));
+    }
+  });
+}
+
+template <class S, class Acc>
+void head_backward(const SlicedHeadParams& p) {
+  const S *g = static_cast<const S*>(p.g), *q = static_cast<const S*>(p.q);
+  const Acc inverse = Acc(1) / Acc(p.directions), slope = Acc(p.slope);
+  const int64_t shares = (p.directions + kColumns - 1) / kColumns;
+  parallel_shares(shares, head_threads(p), [&](int64_t begin, int64_t end, int) {
+    for (int64_t share = begin; share < end; ++share) {
+      const int64_t first = share * kColumns, count = std::min(kColumns, p.directions - first);
+      Acc scale[kColumns], offset[kColumns], gs[kColumns] = {}, go[kColumns] = {};
+      for (int64_t i = 0; i < count; ++i) {
+        scale[i] = load<Acc>(static_cast<const S*>(p.scale)[first + i]);
+        offset[i] = load<Acc>(static_cast<const S*>(p.offset)[first + i]);
+      }
+      for (int64_t b = 0; b < p.batch; ++b) {
+        const S* __restrict row = q + b * p.directions + first;
+        S* __restrict out = static_cast<S*>(p.gq) + b * p.directions + first;
+        const Acc full = load<Acc>(g[b]) * inverse, leak = full * slope;
+        for (int64_t i = 0; i < count; ++i) {
+          const Acc value = load<Acc>(row[i]);
+          const Acc gm = scale[i] * value + offset[i] > 0 ? full : leak;
+          out[i] = store<S>(gm * scale[i]);
+          gs[i] += gm * value;
+          go[i] += gm;
+        }
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        static_cast<S*>(p.gscale)[first + i] = store<S>(gs[i]);
+        static_cast<S*>(p.goffset)[first + i] = store<S>(go[i]);
+      }
+    }
+  });
+}
+
+template <class S, class Acc>
+void head_double_backward(const SlicedHeadParams& p) {
+  const S *g = static_cast<const S*>(p.g), *q = static_cast<const S*>(p.q), *v = static_cast<const S*>(p.v);
+  const Acc inverse = Acc(1) / Acc(p.directions), slope = Acc(p.slope), leak = inverse * slope;
+  const int64_t shares = (p.directions + kColumns - 1) / kColumns;
+  constexpr int W = kLanes<Acc>;
+  Acc* rows = reinterpret_cast<Acc*>(scratch(sizeof(Acc) * size_t(shares * p.batch)));
+  parallel_shares(shares, head_threads(p), [&](int64_t begin, int64_t end, int) {
+    for (int64_t share = begin; share < end; ++share) {
+      const int64_t first = share * kColumns, count = std::min(kColumns, p.directions - first);
+      const int64_t whole = count / W * W;
+      Acc scale[kColumns], offset[kColumns], vs[kColumns], vo[kColumns], gs[kColumns] = {};
+      for (int64_t i = 0; i < count; ++i) {
+        scale[i] = load<Acc>(static_cast<const S*>(p.scale)[first + i]);
+        offset[i] = load<Acc>(static_cast<const S*>(p.offset)[first + i]);
+        vs[i] = load<Acc>(static_cast<const S*>(p.vs)[first + i]);
+        vo[i] = load<Acc>(static_cast<const S*>(p.vo)[first + i]);
+      }
+      for (int64_t b = 0; b < p.batch; ++b) {
+        const S *__restrict row = q + b * p.directions + first, *__restrict tangent = v + b * p.directions + first;
+        S* __restrict out = static_cast<S*>(p.gq) + b * p.directions + first;
+        const Acc weight = load<Acc>(g[b]);
+        Acc lane[W] = {};
+        auto term = [&](int64_t i) {
+          const Acc value = load<Acc>(row[i]), t = load<Acc>(tangent[i]);
+          const Acc mask = scale[i] * value + offset[i] > 0 ? inverse : leak;
+          out[i] = store<S>(weight * mask * vs[i]);
+          gs[i] += weight * mask * t;
+          return mask * (t * scale[i] + vs[i] * value + vo[i]);
+        };
+        for (int64_t i = 0; i < whole; i += W)
+          for (int k = 0; k < W; ++k) lane[k] += term(i + k);
+        for (int64_t i = whole; i < count; ++i) lane[i - whole] += term(i);
+        rows[share * p.batch + b] = sum_lanes<Acc>(load_vector(lane));
+      }
+      for (int64_t i = 0; i < count; ++i) static_cast<S*>(p.gscale)[first + i] = store<S>(gs[i]);
+    }
+  });
+  for (int64_t b = 0; b < p.batch; ++b) {
+    Acc sum = 0;
+    for (int64_t share = 0; share < shares; ++share) sum += rows[share * p.batch + b];
+    static_cast<S*>(p.out)[b] = store<S>(sum);
+  }
+}
+
+}  // namespace
+
+void sliced_wasserstein_cpu(const SlicedWassersteinParams& p) {
+  const bool ranked = p.gx;
+  if (p.dtype == Dtype::float64)
+    ranked ? run<double, true>(p) : run<double, false>(p);
+  else
+    ranked ? run<float, true>(p) : run<float, false>(p);
+}
+void sliced_head_forward_cpu(const SlicedHeadParams& p) {
+  dispatch(p.dtype, [&](auto storage, auto acc) { head_forward<decltype(storage), decltype(acc)>(p); });
+}
+void sliced_head_backward_cpu(const SlicedHeadParams& p) {
+  dispatch(p.dtype, [&](auto storage, auto acc) { head_backward<decltype(storage), decltype(acc)>(p); });
+}
+void sliced_head_double_backward_cpu(const SlicedHeadParams& p) {
+  dispatch(p.dtype, [&](auto storage, auto acc) { head_double_backward<decltype(storage), decltype(acc)>(p); });
+}
+
+}  // namespace vgen::VGEN_ISA
