@@ -423,17 +423,18 @@ void head_double_backward(const SlicedHeadParams& p) {
         const S *__restrict row = q + b * p.directions + first, *__restrict tangent = v + b * p.directions + first;
         S* __restrict out = static_cast<S*>(p.gq) + b * p.directions + first;
         const Acc weight = load<Acc>(g[b]);
-        Acc lane[W] = {};
-        auto term = [&](int64_t i) {
+        Acc lane[W] = {}, terms[kColumns];
+#pragma GCC ivdep
+        for (int64_t i = 0; i < count; ++i) {
           const Acc value = load<Acc>(row[i]), t = load<Acc>(tangent[i]);
           const Acc mask = scale[i] * value + offset[i] > 0 ? inverse : leak;
           out[i] = store<S>(weight * mask * vs[i]);
           gs[i] += weight * mask * t;
-          return mask * (t * scale[i] + vs[i] * value + vo[i]);
-        };
+          terms[i] = mask * (t * scale[i] + vs[i] * value + vo[i]);
+        }
         for (int64_t i = 0; i < whole; i += W)
-          for (int k = 0; k < W; ++k) lane[k] += term(i + k);
-        for (int64_t i = whole; i < count; ++i) lane[i - whole] += term(i);
+          for (int k = 0; k < W; ++k) lane[k] += terms[i + k];
+        for (int64_t i = whole; i < count; ++i) lane[i - whole] += terms[i];
         rows[share * p.batch + b] = sum_lanes<Acc>(load_vector(lane));
       }
       for (int64_t i = 0; i < count; ++i) static_cast<S*>(p.gscale)[first + i] = store<S>(gs[i]);
