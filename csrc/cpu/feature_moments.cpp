@@ -24,6 +24,8 @@ constexpr int64_t kBand = 4;  // panels of rows a job works on, kept in the seco
 // out[r][c] += sum_k a[k][r] b[k][c] for r < kRows, c < kPanel; both panels have kPanel columns.
 void product(const double* __restrict a, const double* __restrict b, int64_t depth, double* __restrict out, int64_t stride) {
   constexpr int W = kLanes<double>;
+  for (int r = 0; r < kRows; ++r)  // the tile comes from memory while the sums are formed
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(out + r * stride + v * W, 1);
   Vector<double> sum[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k, a += kPanel, b += kPanel) {
     Vector<double> column[kVectors];

@@ -412,7 +412,7 @@ void head_double_backward(const SlicedHeadParams& p) {
     for (int64_t share = begin; share < end; ++share) {
       const int64_t first = share * kColumns, count = std::min(kColumns, p.directions - first);
       const int64_t whole = count / W * W;
-      Acc scale[kColumns], offset[kColumns], vs[kColumns], vo[kColumns], gs[kColumns] = {};
+      Acc scale[kColumns], offset[kColumns], vs[kColumns], vo[kColumns], gs[kColumns] = {}, terms[kColumns];
       for (int64_t i = 0; i < count; ++i) {
         scale[i] = load<Acc>(static_cast<const S*>(p.scale)[first + i]);
         offset[i] = load<Acc>(static_cast<const S*>(p.offset)[first + i]);
@@ -424,16 +424,16 @@ void head_double_backward(const SlicedHeadParams& p) {
         S* __restrict out = static_cast<S*>(p.gq) + b * p.directions + first;
         const Acc weight = load<Acc>(g[b]);
         Acc lane[W] = {};
-        auto term = [&](int64_t i) {
+        for (int64_t i = 0; i < count; ++i) {
           const Acc value = load<Acc>(row[i]), t = load<Acc>(tangent[i]);
           const Acc mask = scale[i] * value + offset[i] > 0 ? inverse : leak;
-          out[i] = store<S>(weight * mask * vs[i]);
+          terms[i] = mask * (t * scale[i] + vs[i] * value + vo[i]);
           gs[i] += weight * mask * t;
-          return mask * (t * scale[i] + vs[i] * value + vo[i]);
-        };
+          out[i] = store<S>(weight * mask * vs[i]);
+        }
         for (int64_t i = 0; i < whole; i += W)
-          for (int k = 0; k < W; ++k) lane[k] += term(i + k);
-        for (int64_t i = whole; i < count; ++i) lane[i - whole] += term(i);
+          for (int k = 0; k < W; ++k) lane[k] += terms[i + k];
+        for (int64_t i = whole; i < count; ++i) lane[i - whole] += terms[i];
         rows[share * p.batch + b] = sum_lanes<Acc>(load_vector(lane));
       }
       for (int64_t i = 0; i < count; ++i) static_cast<S*>(p.gscale)[first + i] = store<S>(gs[i]);

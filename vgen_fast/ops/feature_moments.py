@@ -13,12 +13,12 @@ from torch import Tensor
 
 from . import expect
 from .choose import choose
-from .native import _C, address, where
+from .native import _C, address, compute_dtype, where
 from .reference import feature_moments as reference
 
 ORDER = 0
 OP = "feature_moments"
-BLOCK_ROWS = 512  # float64 update of 512 rows: the d^2 accumulator is read and written once per 512 rows
+BLOCK_ROWS = 512  # the d^2 accumulator is read and written once per block
 
 
 class FeatureMoments:
@@ -74,7 +74,7 @@ class FeatureMoments:
                 self._waiting = 0
 
     def _refuse_non_finite(self, features: Tensor) -> None:
-        if math.isfinite(features.sum(dtype=torch.float64).item()):
+        if math.isfinite(features.sum(dtype=compute_dtype(features.dtype)).item()):
             return
         bad = (~features.isfinite()).any(dim=1).nonzero()
         if len(bad):
