@@ -33,6 +33,16 @@ inline void store_vector(T* p, Vector<T, bytes> v) {
   *reinterpret_cast<Vector<T, bytes>*>(p) = v;
 }
 
+// Sum of the lanes by halving, in the same order on every call.
+template <class T>
+inline T sum_lanes(Vector<T> v) {
+  T lane[kLanes<T>];
+  store_vector(lane, v);
+  for (int width = kLanes<T> / 2; width; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
 // Square block of lanes x lanes: log2(lanes) rounds, each interleaving row i with row i + lanes / 2.
 template <class T, int bytes>
 inline void transpose_block(const T* from, int64_t from_stride, T* to, int64_t to_stride) {

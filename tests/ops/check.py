@@ -21,7 +21,7 @@ Call = Callable[[Tensors, str | None], Tensor]
 def check_op(case: Case, impl: str, call: Call | None = None, device: str = "cpu") -> None:
     """Every check below on one case; `call` replaces the op (to test the checks)."""
     call = call or case.call
-    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for dtype in (torch.float32, torch.float64, *((torch.bfloat16, torch.float16) if case.half else ())):
         check_value_and_gradient(case, impl, call, dtype, device)
     check_layouts(case, impl, call, device)
     check_buffers(case, impl, call, device)
@@ -49,7 +49,9 @@ def assert_close(got: Tensor, plain: Tensor, exact: Tensor, what: str, factor: f
     exact = exact.double()
     scale = exact.abs().max().item() if exact.numel() else 0.0
     allowed = factor * (plain.double() - exact).abs().max().item() if exact.numel() else 0.0
-    allowed += 16 * torch.finfo(got.dtype).eps * max(scale, 1e-30)
+    # Nothing here is more exact than float64: there, ulps of numbers of size one that may have cancelled.
+    ulps, floor = {torch.float64: (64, max(scale, 1.0)), torch.float32: (8, scale)}.get(got.dtype, (4, scale))
+    allowed += ulps * torch.finfo(got.dtype).eps * floor
     error = (got.double() - exact).abs().max().item() if exact.numel() else 0.0
     assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g} at scale {scale:.3g}"
 
@@ -89,7 +91,7 @@ def check_layouts(case: Case, impl: str, call: Call, device: str) -> None:
         torch.testing.assert_close(got, expected, msg=lambda text, where=where: f"{where}: {text}")
         for a, b in zip(gradients(got, mine), expected_gradients, strict=True):
             torch.testing.assert_close(a, b, msg=lambda text, where=where: f"{where}, gradient: {text}")
-        if layout == "channels-last" and got.ndim == x.ndim and min(got.shape[1:]) > 1:
+        if impl != "reference" and layout == "channels-last" and got.ndim == x.ndim and min(got.shape[1:]) > 1:
             form = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
             assert got.is_contiguous(memory_format=form), f"{where}: the output is not channels-last"
     g = torch.ones_like(expected).sum().expand(expected.shape)  # a gradient with all strides 0
@@ -173,7 +175,8 @@ def check_penalty(case: Case, impl: str, call: Call, device: str) -> None:
                 shape = [1, -1] + [1] * (tensors[first].ndim - 2)
 
                 def critic(x: Tensor, tensors=tensors, mix=mix, shape=shape, function=function) -> Tensor:
-                    y = function({**tensors, first: torch.tanh(x * mix.reshape(shape))}).flatten(1)
+                    y = function({**tensors, first: torch.tanh(x * mix.reshape(shape))})
+                    y = y.reshape(len(y), -1)
                     y = (y.tanh() * y + x.flatten(1).sum(1, keepdim=True).square()) if inside else y
                     return y.sum(1)
 

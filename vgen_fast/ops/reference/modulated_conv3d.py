@@ -54,7 +54,8 @@ def modulated_conv3d(
         w_BOIk = modulate(weight, style, demodulate, eps).to(x.dtype)
         z = F.conv3d(x.reshape(1, -1, *x.shape[2:]), w_BOIk.flatten(0, 1), padding=padding, groups=len(x))
         z = z.reshape(len(x), -1, *z.shape[2:])
-    z = F.avg_pool3d(z, down) if max(down) > 1 else z
+    for axis, factor in enumerate(down):
+        z = z.unfold(2 + axis, factor, factor).mean(dim=-1) if factor > 1 else z
     z = z if noise is None else z + noise.to(z.dtype)
     z = z if bias is None else z + bias.to(z.dtype)[:, None, None, None]
     z = z if slope is None else F.leaky_relu(z, slope)
