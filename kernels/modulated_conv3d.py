@@ -21,7 +21,27 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_NORM_CHANNELS = 512  # one program must hold every channel of a position to normalise it
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 NUM_PROGRAMS = 512  # of the weight gradient; a constant, so that the sums do not depend on the device
+
+
+@triton.jit
+def multiply_add(a, b, acc, PRECISION: tl.constexpr):
+    if INTERPRETED and a.dtype == tl.bfloat16:  # triton's interpreter would multiply the bit patterns
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+
+
+@triton.jit
+def aligned(stride_n, stride_t, stride_h, stride_w, ALIGN: tl.constexpr):
+    """The strides, with a factor the compiler can see: it knows of 16 itself, but 8 channels need vectors too."""
+    return stride_n // ALIGN * ALIGN, stride_t // ALIGN * ALIGN, stride_h // ALIGN * ALIGN, stride_w // ALIGN * ALIGN
+
+
+@triton.jit
+def address(n, t, h, w, stride_n, stride_t, stride_h, stride_w):
+    return n * stride_n + t.to(tl.int64) * stride_t + h.to(tl.int64) * stride_h + w.to(tl.int64) * stride_w
 
 
 @triton.jit
@@ -97,7 +117,7 @@ def conv_act_kernel(
     UP_T: tl.constexpr, UP_H: tl.constexpr, UP_W: tl.constexpr,
     DOWN_T: tl.constexpr, DOWN_H: tl.constexpr, DOWN_W: tl.constexpr,
     PER_SAMPLE: tl.constexpr, PACKED: tl.constexpr, PIXEL_NORM: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr,
+    ALIGN_X: tl.constexpr, ALIGN_Y: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """y = act(conv(x, w) + noise + bias), normalised over channels if PIXEL_NORM. stride_z are the noise's."""
     ACC: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -105,6 +125,8 @@ def conv_act_kernel(
     grid_h = tl.cdiv(out_h, UP_H)
     grid_w = tl.cdiv(out_w, UP_W)
     positions = tl.cdiv(out_t, UP_T) * grid_h * grid_w
+    stride_xn, stride_xt, stride_xh, stride_xw = aligned(stride_xn, stride_xt, stride_xh, stride_xw, ALIGN_X)
+    stride_yn, stride_yt, stride_yh, stride_yw = aligned(stride_yn, stride_yt, stride_yh, stride_yw, ALIGN_Y)
 
     # Programs that read the same inputs (other output channels, other units) are neighbours.
     pid = tl.program_id(0).to(tl.int64)
@@ -136,7 +158,7 @@ def conv_act_kernel(
     t_0 = first_input(j_t, unit_t, pad_t, UP_T, DOWN_T)
     h_0 = first_input(j_h, unit_h, pad_h, UP_H, DOWN_H)
     w_0 = first_input(j_w, unit_w, pad_w, UP_W, DOWN_W)
-    x_ptrs = x_ptr + n * stride_xn + t_0.to(tl.int64) * stride_xt + h_0.to(tl.int64) * stride_xh + w_0.to(tl.int64) * stride_xw
+    x_ptrs = x_ptr + address(n, t_0, h_0, w_0, stride_xn, stride_xt, stride_xh, stride_xw)
     t_0 = tl.where(mask_m, t_0, -(1 << 30))  # positions past the end fail the bounds check below
     w_ptrs = w_ptr + unit * (K_PAD * O_PAD) + offs_o[None, :]
 
@@ -155,11 +177,11 @@ def conv_act_kernel(
         mask = (t >= 0) & (t < in_t) & (h >= 0) & (h < in_h) & (w >= 0) & (w < in_w) & (i < I)[None, :]
         if PACKED:
             mask &= (tap < TAPS_T * TAPS_H * TAPS_W)[None, :]
-        ahead = d_t.to(tl.int64) * stride_xt + d_h.to(tl.int64) * stride_xh + d_w.to(tl.int64) * stride_xw
+        ahead = address(0, d_t, d_h, d_w, 0, stride_xt, stride_xh, stride_xw)
         ahead = ahead + i.to(tl.int64) * stride_xc
         x_MK = tl.load(x_ptrs[:, None] + ahead[None, :], mask=mask, other=0.0)
         w_KO = tl.load(w_ptrs + offs_k[:, None] * O_PAD)
-        acc = tl.dot(x_MK, w_KO, acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = multiply_add(x_MK, w_KO, acc, PRECISION)
 
     o_t = j_t * UP_T + unit_t
     o_h = j_h * UP_H + unit_h
@@ -167,9 +189,9 @@ def conv_act_kernel(
     mask_m &= (o_t < out_t) & (o_h < out_h) & (o_w < out_w)  # an odd size ends inside the last pair
     mask_o = offs_o < O
     mask = mask_m[:, None] & mask_o[None, :]
-    o_t, o_h, o_w, o = o_t.to(tl.int64), o_h.to(tl.int64), o_w.to(tl.int64), offs_o.to(tl.int64)
+    o = offs_o.to(tl.int64)
     if noise_ptr is not None:
-        at = n * stride_zn + o_t * stride_zt + o_h * stride_zh + o_w * stride_zw
+        at = address(n, o_t, o_h, o_w, stride_zn, stride_zt, stride_zh, stride_zw)
         acc += tl.load(noise_ptr + at[:, None] + (o * stride_zc)[None, :], mask=mask, other=0.0).to(ACC)
     if bias_ptr is not None:
         acc += tl.load(bias_ptr + offs_o, mask=mask_o, other=0.0)[None, :]
@@ -178,7 +200,7 @@ def conv_act_kernel(
         r = tl.rsqrt(tl.sum(acc * acc, 1) * (1.0 / O) + tl.full([1], eps, ACC))
         acc = acc * r[:, None]
         tl.store(r_ptr + ((n * out_t + o_t) * out_h + o_h) * out_w + o_w, r, mask=mask_m)
-    at = n * stride_yn + o_t * stride_yt + o_h * stride_yh + o_w * stride_yw
+    at = address(n, o_t, o_h, o_w, stride_yn, stride_yt, stride_yh, stride_yw)
     tl.store(y_ptr + at[:, None] + (o * stride_yc)[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -193,7 +215,7 @@ def conv_weight_gradient_kernel(
     UP_T: tl.constexpr, UP_H: tl.constexpr, UP_W: tl.constexpr,
     DOWN_T: tl.constexpr, DOWN_H: tl.constexpr, DOWN_W: tl.constexpr,
     PER_SAMPLE: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr,
+    ALIGN_X: tl.constexpr, ALIGN_Y: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out `[S, splits, units, K_PAD, O_PAD]`: the sum of x g over one run of positions."""
     ACC: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -201,6 +223,8 @@ def conv_weight_gradient_kernel(
     grid_h = tl.cdiv(out_h, UP_H)
     grid_w = tl.cdiv(out_w, UP_W)
     positions = tl.cdiv(out_t, UP_T) * grid_h * grid_w
+    stride_xn, stride_xt, stride_xh, stride_xw = aligned(stride_xn, stride_xt, stride_xh, stride_xw, ALIGN_X)
+    stride_gn, stride_gt, stride_gh, stride_gw = aligned(stride_gn, stride_gt, stride_gh, stride_gw, ALIGN_Y)
 
     pid = tl.program_id(0).to(tl.int64)
     offs_o = (pid % (O_PAD // BLOCK_O)).to(tl.int32) * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -222,7 +246,7 @@ def conv_weight_gradient_kernel(
     d_h = tap // TAPS_W % TAPS_H
     d_w = tap % TAPS_W
     mask_k = (i < I) & (offs_k < TAPS_T * TAPS_H * TAPS_W * I_PAD)
-    ahead = d_t.to(tl.int64) * stride_xt + d_h.to(tl.int64) * stride_xh + d_w.to(tl.int64) * stride_xw
+    ahead = address(0, d_t, d_h, d_w, 0, stride_xt, stride_xh, stride_xw)
     x_ptrs = x_ptr + (ahead + i.to(tl.int64) * stride_xc)[:, None]
     g_ptrs = g_ptr + (offs_o.to(tl.int64) * stride_gc)[None, :]
     unit_t = unit // (UP_H * UP_W)
@@ -247,11 +271,11 @@ def conv_weight_gradient_kernel(
         h = h_0[None, :] + d_h[:, None]
         w = w_0[None, :] + d_w[:, None]
         mask = (t >= 0) & (t < in_t) & (h >= 0) & (h < in_h) & (w >= 0) & (w < in_w) & mask_k[:, None]
-        at_x = n * stride_xn + t_0.to(tl.int64) * stride_xt + h_0.to(tl.int64) * stride_xh + w_0.to(tl.int64) * stride_xw
-        at_g = n * stride_gn + o_t.to(tl.int64) * stride_gt + o_h.to(tl.int64) * stride_gh + o_w.to(tl.int64) * stride_gw
+        at_x = address(n, t_0, h_0, w_0, stride_xn, stride_xt, stride_xh, stride_xw)
+        at_g = address(n, o_t, o_h, o_w, stride_gn, stride_gt, stride_gh, stride_gw)
         x_KM = tl.load(x_ptrs + at_x[None, :], mask=mask, other=0.0)
         g_MO = tl.load(g_ptrs + at_g[:, None], mask=mask_m[:, None] & (offs_o < O)[None, :], other=0.0)
-        acc = tl.dot(x_KM, g_MO, acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = multiply_add(x_KM, g_MO, acc, PRECISION)
 
     slot = (sample * splits + pid // UNITS % splits) * UNITS + unit
     tl.store(out_ptr + (slot * K_PAD + offs_k)[:, None] * O_PAD + offs_o[None, :], acc)
@@ -267,7 +291,7 @@ def fold_weight_gradient_kernel(
     DOWN_T: tl.constexpr, DOWN_H: tl.constexpr, DOWN_W: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """gw `[S, O, I, k]`: part `[S, splits, units, K_PAD, O_PAD]` summed over splits in a fixed order, taps folded back."""
+    """gw `[S, O, I, k]`: part `[S, splits, units, K_PAD, O_PAD]` summed over splits in order, taps folded back."""
     offs_e = tl.program_id(0).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E)
     o = offs_e % O  # innermost, as in the partial sums
     i = offs_e // O % I
@@ -304,6 +328,12 @@ def _axes(kernel, up, down) -> tuple[dict, dict, int]:
     return axes, {f"KERNEL_{axis}": int(k) for axis, k in zip("THW", kernel, strict=True)}, math.prod(taps)
 
 
+def _alignment(x: Tensor) -> int:
+    """A common factor of the strides beside the channels', where those are innermost."""
+    stride_n, stride_c, *rest = x.stride()
+    return math.gcd(16, stride_n, *rest) if stride_c == 1 else 1
+
+
 def _round_up(n: int, block: int) -> int:
     return triton.cdiv(n, block) * block
 
@@ -334,9 +364,8 @@ def conv_blocks(dtype: torch.dtype, precision: str, I: int, O: int, positions: i
         choices = (64, 32, 16) if dtype.itemsize == 2 and block_o <= 128 else (32, 16) if tensor_cores else (16,)
         block_k = min(choices, key=lambda block: (_round_up(I, block), -block))
     num_warps = 4 if block_m * block_o <= (8192 if tensor_cores else 4096) else 8
-    return dict(
-        PACKED=packed, BLOCK_M=block_m, BLOCK_O=block_o, BLOCK_K=block_k, num_warps=num_warps, num_stages=3 if tensor_cores else 2
-    )  # fmt: skip
+    blocks = dict(PACKED=packed, BLOCK_M=block_m, BLOCK_O=block_o, BLOCK_K=block_k)
+    return blocks | dict(num_warps=num_warps, num_stages=3 if tensor_cores else 2)
 
 
 def gradient_blocks(dtype: torch.dtype, precision: str, I: int, O: int) -> dict:
@@ -345,18 +374,19 @@ def gradient_blocks(dtype: torch.dtype, precision: str, I: int, O: int) -> dict:
     block_o = min(max(16, triton.next_power_of_2(O)), 128 if tensor_cores else 64)
     block_k = 128 if tensor_cores and block_o <= 64 else 64 if dtype != torch.float64 else 32
     block_m = 64 if dtype.itemsize == 2 else 32 if tensor_cores else 16
-    return dict(
-        PACKED=I % block_k != 0, BLOCK_M=block_m, BLOCK_O=block_o, BLOCK_K=block_k, num_warps=4 if block_k * block_o <= 4096 else 8,
-        num_stages=3 if tensor_cores else 2,
-    )  # fmt: skip
+    num_warps = 4 if block_k * block_o <= 4096 else 8
+    blocks = dict(PACKED=I % block_k != 0, BLOCK_M=block_m, BLOCK_O=block_o, BLOCK_K=block_k)
+    return blocks | dict(num_warps=num_warps, num_stages=3 if tensor_cores else 2)
 
 
 def conv_act(
     x: Tensor, w: Tensor, bias: Tensor | None, noise: Tensor | None, y: Tensor, r: Tensor | None,
     slope: float, gain: float, pixel_norm: bool, up, down, padding, eps: float,
 ) -> None:  # fmt: skip
-    """Fills y `[B, O, T', H', W']`, and r `[B, T', H', W']` if pixel_norm, from x `[B, I, T, H, W]` and w
-    `[O, I, kt, kh, kw]` or `[B, O, I, kt, kh, kw]`, contiguous in the compute type, as is bias `[O]`; noise has y's shape.
+    """Fills y `[B, O, T', H', W']`, and r `[B, T', H', W']` if pixel_norm.
+
+    x `[B, I, T, H, W]` and y of any strides, noise expanded to y's shape; w `[O, I, kt, kh, kw]` or
+    `[B, O, I, kt, kh, kw]`, bias `[O]` and r contiguous in the compute type.
     """
     (batch, I), O, per_sample = x.shape[:2], y.shape[1], w.ndim == 6
     if pixel_norm and O > MAX_NORM_CHANNELS:
@@ -369,18 +399,20 @@ def conv_act(
     positions, units, precision = _grid_positions(y.shape[2:], up), math.prod(up), _precision(x.dtype)
     blocks = conv_blocks(x.dtype, precision, I, O, batch * positions * units, pixel_norm)
     I_pad = I if blocks["PACKED"] else _round_up(I, blocks["BLOCK_K"])
-    sizes = dict(I=I, O=O, I_PAD=I_pad, O_PAD=_round_up(O, blocks["BLOCK_O"]), K_PAD=_round_up(taps * I_pad, blocks["BLOCK_K"]))
+    O_pad, K_pad = _round_up(O, blocks["BLOCK_O"]), _round_up(taps * I_pad, blocks["BLOCK_K"])
+    sizes = dict(I=I, O=O, I_PAD=I_pad, O_PAD=O_pad, K_PAD=K_pad)
     samples = batch if per_sample else 1
-    prepared = w.new_empty((samples, units, sizes["K_PAD"], sizes["O_PAD"]), dtype=x.dtype)
+    prepared = w.new_empty((samples, units, K_pad, O_pad), dtype=x.dtype)
     runs = samples * triton.cdiv(positions * batch // samples, blocks["BLOCK_M"])
     with torch.cuda.device_of(x):
         grid = (triton.cdiv(prepared.numel(), 512),)
         prepare_weight_kernel[grid](w, prepared, prepared.numel(), *padding, **sizes, **kernel, **axes, BLOCK_E=512)
-        conv_act_kernel[(runs * units * (sizes["O_PAD"] // blocks["BLOCK_O"]),)](
+        conv_act_kernel[(runs * units * (O_pad // blocks["BLOCK_O"]),)](
             x, prepared, bias, noise, y, r if pixel_norm else None,
             *x.stride(), *(noise.stride() if noise is not None else [0] * 5), *y.stride(),
             batch, *x.shape[2:], *y.shape[2:], *padding, slope, gain, eps,
-            **sizes, **axes, PER_SAMPLE=per_sample, PIXEL_NORM=pixel_norm, PRECISION=precision, **blocks,
+            **sizes, **axes, PER_SAMPLE=per_sample, PIXEL_NORM=pixel_norm, PRECISION=precision,
+            ALIGN_X=_alignment(x), ALIGN_Y=_alignment(y), **blocks,
         )  # fmt: skip
 
 
@@ -390,19 +422,21 @@ def conv_weight_gradient(x: Tensor, g: Tensor, gw: Tensor, up, down, padding) ->
     axes, kernel, taps = _axes(gw.shape[-3:], up, down)
     positions, units, precision = _grid_positions(g.shape[2:], up), math.prod(up), _precision(x.dtype)
     blocks = gradient_blocks(x.dtype, precision, I, O)
-    block_k, block_m = blocks["BLOCK_K"], blocks["BLOCK_M"]
-    sizes = dict(I=I, O=O, I_PAD=I, O_PAD=_round_up(O, blocks["BLOCK_O"]), K_PAD=_round_up(taps * I, block_k))
+    block_k, block_m, block_o = blocks["BLOCK_K"], blocks["BLOCK_M"], blocks["BLOCK_O"]
+    O_pad, K_pad = _round_up(O, block_o), _round_up(taps * I, block_k)
+    sizes = dict(I=I, O=O, I_PAD=I, O_PAD=O_pad, K_PAD=K_pad)
     samples = batch if per_sample else 1
-    programs = samples * units * (sizes["K_PAD"] // block_k) * (sizes["O_PAD"] // blocks["BLOCK_O"])
+    programs = samples * units * (K_pad // block_k) * (O_pad // block_o)
     length = positions * batch // samples
     run = _round_up(triton.cdiv(length, triton.cdiv(NUM_PROGRAMS, programs)), block_m)
     run = min(max(run, 4 * block_m), 2**29)
     splits = triton.cdiv(length, run)
-    partial = gw.new_empty((samples, splits, units, sizes["K_PAD"], sizes["O_PAD"]))
+    partial = gw.new_empty((samples, splits, units, K_pad, O_pad))
     with torch.cuda.device_of(x):
         conv_weight_gradient_kernel[(programs * splits,)](
             x, g, partial, *x.stride(), *g.stride(), batch, *x.shape[2:], *g.shape[2:], *padding, splits, run,
-            **sizes, **axes, PER_SAMPLE=per_sample, PRECISION=precision, **blocks,
+            **sizes, **axes, PER_SAMPLE=per_sample, PRECISION=precision,
+            ALIGN_X=_alignment(x), ALIGN_Y=_alignment(g), **blocks,
         )  # fmt: skip
         fold_weight_gradient_kernel[(triton.cdiv(gw.numel(), 64),)](
             partial, gw, gw.numel(), splits, *padding, **sizes, **kernel, **axes,
