@@ -62,7 +62,7 @@ def act_backward_kernel(
     offs_e = tl.program_id(0).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E)
     mask = offs_e < num_elements
     gz = tl.load(g_ptr + offs_e, mask=mask, other=0.0).to(ACC) * tl.full([1], gain, ACC)
-    y = tl.load(y_ptr + offs_e, mask=mask, other=0.0)
+    y = tl.load(y_ptr + offs_e, mask=mask, other=0.0).to(ACC)
     gz = tl.where(y > 0, gz, gz * tl.full([1], slope, ACC))
     tl.store(gz_ptr + offs_e, gz.to(gz_ptr.dtype.element_ty), mask=mask)
 

@@ -1,4 +1,4 @@
-"""The launchers run on CPU tensors under TRITON_INTERPRET=1 (test_triton_numerics.py starts that), compiled on a GPU."""
+"""Launchers run compiled on a GPU, or on CPU tensors under TRITON_INTERPRET=1: test_triton_numerics.py starts that."""
 
 import pytest
 import torch

@@ -49,7 +49,8 @@ def check_conv_act(case, device, dtype, per_sample=False, full=False, channels_l
         bias = video(O, dtype=wide(dtype), device=device)
         noise = video(B, 1, *out.shape[2:], dtype=dtype, device=device)
     exact = convolve(x.double(), w.double(), *(t if t is None else t.double() for t in (bias, noise)), **options)
-    plain = convolve(x, w.to(dtype), bias, noise, **options)
+    tensors = [None if t is None else t.to(dtype).to(wide(dtype)) for t in (x, w, bias, noise)]
+    plain = convolve(*tensors, **options).to(dtype)
     y = Frame(*exact.shape, dtype=dtype, device=device, channels_last=channels_last)
     r = Frame(B, *exact.shape[2:], dtype=wide(dtype), device=device)
     slope = 1.0 if options["slope"] is None else options["slope"]
@@ -58,13 +59,11 @@ def check_conv_act(case, device, dtype, per_sample=False, full=False, channels_l
     conv_act(x, w, bias, expanded, y.view, r.view, *flags)
     assert_close(y.written(), exact, plain)
     if full:
-        before = convolve(x.double(), w.double(), bias.double(), noise.double(), **options | dict(pixel_norm=False))
-        exact_r = (before.square().mean(1) + options["eps"]).rsqrt()
-        plain_r = (
-            convolve(x, w.to(dtype), bias, noise, **options | dict(pixel_norm=False)).to(wide(dtype)).square().mean(1)
-            + options["eps"]
-        ).rsqrt()
-        assert_close(r.written(), exact_r, plain_r)
+        factors = []
+        for kind in (torch.float64, wide(dtype)):
+            a = convolve(*(t.to(kind) for t in tensors), **options | dict(pixel_norm=False))
+            factors.append((a.square().mean(1) + options["eps"]).rsqrt())
+        assert_close(r.written().to(dtype), *factors)
 
 
 def check_weight_gradient(case, device, dtype, per_sample=False, channels_last=False):
