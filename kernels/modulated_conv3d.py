@@ -368,12 +368,12 @@ def conv_blocks(dtype: torch.dtype, precision: str, I: int, O: int, positions: i
     return blocks | dict(num_warps=num_warps, num_stages=3 if tensor_cores else 2)
 
 
-def gradient_blocks(dtype: torch.dtype, precision: str, I: int, O: int) -> dict:
+def gradient_blocks(dtype: torch.dtype, precision: str, I: int, O: int, channels_last: bool) -> dict:
     """Block sizes and warps of `conv_weight_gradient_kernel`; there M is summed over and K are rows."""
     tensor_cores = dtype.itemsize == 2 or precision == "tf32"
-    block_o = min(max(16, triton.next_power_of_2(O)), 128 if tensor_cores else 64)
+    block_o = min(max(16, triton.next_power_of_2(O)), 128 if tensor_cores else 64 if dtype == torch.float32 else 32)
     block_k = 128 if tensor_cores and block_o <= 64 else 64 if dtype != torch.float64 else 32
-    block_m = 64 if dtype.itemsize == 2 else 32 if tensor_cores else 16
+    block_m = 64 if dtype.itemsize == 2 and channels_last else 32 if tensor_cores else 16
     num_warps = 4 if block_k * block_o <= 4096 else 8
     blocks = dict(PACKED=I % block_k != 0, BLOCK_M=block_m, BLOCK_O=block_o, BLOCK_K=block_k)
     return blocks | dict(num_warps=num_warps, num_stages=3 if tensor_cores else 2)
@@ -421,7 +421,7 @@ def conv_weight_gradient(x: Tensor, g: Tensor, gw: Tensor, up, down, padding) ->
     (batch, I), O, per_sample = x.shape[:2], g.shape[1], gw.ndim == 6
     axes, kernel, taps = _axes(gw.shape[-3:], up, down)
     positions, units, precision = _grid_positions(g.shape[2:], up), math.prod(up), _precision(x.dtype)
-    blocks = gradient_blocks(x.dtype, precision, I, O)
+    blocks = gradient_blocks(x.dtype, precision, I, O, x.stride(1) == 1)
     block_k, block_m, block_o = blocks["BLOCK_K"], blocks["BLOCK_M"], blocks["BLOCK_O"]
     O_pad, K_pad = _round_up(O, block_o), _round_up(taps * I, block_k)
     sizes = dict(I=I, O=O, I_PAD=I, O_PAD=O_pad, K_PAD=K_pad)
@@ -440,5 +440,5 @@ def conv_weight_gradient(x: Tensor, g: Tensor, gw: Tensor, up, down, padding) ->
         )  # fmt: skip
         fold_weight_gradient_kernel[(triton.cdiv(gw.numel(), 64),)](
             partial, gw, gw.numel(), splits, *padding, **sizes, **kernel, **axes,
-            BLOCK_E=64, BLOCK_S=min(32, triton.next_power_of_2(splits)),
+            BLOCK_E=64, BLOCK_S=min(16, triton.next_power_of_2(splits)),
         )  # fmt: skip

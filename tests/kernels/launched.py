@@ -1,4 +1,4 @@
-"""Compiling ahead of time what a launcher launches: its kernels are recorded on meta tensors, then built for a target."""
+"""Compiling ahead of time what launchers launch: kernels are recorded on meta tensors, then built for a target."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""Every launcher against the reference without a GPU: in a process of its own, as Triton reads TRITON_INTERPRET once."""
+"""Every launcher against the reference without a GPU, in a process of its own: Triton reads TRITON_INTERPRET once."""
 
 import importlib.util
 import os
