@@ -5,6 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# triton 3.6 aborts while compiling a float64 product of operands loaded in a narrower type.
+CAST_ON_LOAD = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
+
 
 @triton.jit
 def rank_update_kernel(
@@ -36,6 +39,7 @@ def rank_update_kernel(
 
 def rank_update(rows: Tensor, shift: Tensor, out: Tensor) -> None:
     """out `[D, D]` float64, lower triangle only, += the products of rows `[n, D]` less shift `[D]` float64."""
+    rows = rows if CAST_ON_LOAD else rows.double()
     num_rows, num_columns = rows.shape
     tiles = triton.cdiv(num_columns, 32)
     with torch.cuda.device_of(rows):
