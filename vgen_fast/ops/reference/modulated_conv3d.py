@@ -46,6 +46,10 @@ def modulated_conv3d(
 
     x `[B, I, T, H, W]`, weight `[O, I, kt, kh, kw]`, style `[B, I]` -> `[B, O, T', H', W']`.
     """
+    dtype = x.dtype
+    if x.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        # torch 2.13 on CPU: the 16-bit conv3d weight gradient reads memory nobody wrote from 16 output channels on.
+        x = x.float()
     for axis, factor in enumerate(up):
         x = x.repeat_interleave(factor, dim=2 + axis)
     if style is None or len(x) == 0:
@@ -60,4 +64,4 @@ def modulated_conv3d(
     z = z if bias is None else z + bias.to(z.dtype)[:, None, None, None]
     z = z if slope is None else F.leaky_relu(z, slope)
     z = z * gain if gain != 1 else z
-    return normalise(z, eps=eps) if pixel_norm else z
+    return (normalise(z, eps=eps) if pixel_norm else z).to(dtype)
