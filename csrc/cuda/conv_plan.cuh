@@ -202,5 +202,75 @@ inline bool plan_tensor(const ConvParams& p, int multiprocessors, int64_t max_sh
   }
 }
 
+// --------------------------------------------------------------------------------- tensor-core tiles, weight gradient
+//
+// Rows are (tap, input channel), columns output channels, K the positions of a tile. Two (tap, granule) halves are a
+// pair of 16 rows; a warp owns `rows` pairs. A block marches over a run of tiles with the accumulators in registers.
+
+struct GradientPlan {
+  ConvGrid grid;
+  int box[3], extent[3], tiles[3];
+  int granules, chunk, chunks;
+  int pairs, groups;   // pairs per chunk, groups of kWarps * rows pairs
+  int width, blocks;   // 8-wide columns per block, blocks
+  int rows;
+  int stages;
+  int plane, g_plane;  // voxels and positions of one granule plane in shared memory
+  int64_t run;         // tiles per split
+  int splits;
+
+  VGEN_HD int voxels() const { return extent[0] * extent[1] * extent[2]; }
+  VGEN_HD int positions() const { return box[0] * box[1] * box[2]; }
+  VGEN_HD int64_t num_tiles() const { return int64_t(tiles[0]) * tiles[1] * tiles[2]; }
+  VGEN_HD int x_bytes() const { return plane * chunk * 16; }
+  VGEN_HD int stage_bytes() const { return x_bytes() + g_plane * width * 16; }
+  // Shared memory: stages, local coordinates of each voxel, offset of each position's voxel.
+  VGEN_HD int voxel_at() const { return stages * stage_bytes(); }
+  VGEN_HD int position_at() const { return voxel_at() + (voxels() + 3) / 4 * 16; }
+  VGEN_HD int shared_bytes() const { return position_at() + positions() * 4; }
+};
+
+constexpr int kGradientWarps = 8;
+
+inline bool plan_gradient(const ConvParams& p, int multiprocessors, int64_t max_shared, GradientPlan* plan) {
+  plan->grid = make_grid(p);
+  const int taps = plan->grid.taps(), columns = int((p.out_channels + 7) / 8);
+  const int64_t samples = p.per_sample ? p.batch : 1;
+  plan->granules = int((p.in_channels + kGranule - 1) / kGranule);
+  plan->width = columns < 2 ? 1 : columns < 3 ? 2 : 4;
+  plan->blocks = (columns + plan->width - 1) / plan->width;
+  plan->rows = plan->width == 4 ? 4 : 2;
+  const int wanted = kGradientWarps * plan->rows;
+  for (int positions = 256; positions >= 32; positions /= 2) {
+    choose_box(plan->grid, positions, plan->box);
+    for (int a = 0; a < 3; ++a) {
+      plan->extent[a] = plan->grid.axis[a].extent(plan->box[a]);
+      plan->tiles[a] = (plan->grid.axis[a].grid + plan->box[a] - 1) / plan->box[a];
+      if (plan->extent[a] > 1023) return false;
+    }
+    plan->plane = (plan->voxels() + 7) / 8 * 8 + 1, plan->g_plane = positions + 1;
+    plan->stages = 2;
+    plan->chunk = 1;
+    while (plan->chunk < plan->granules && plan->chunk < 8 && (taps * plan->chunk + 1) / 2 < wanted) ++plan->chunk;
+    for (; plan->chunk > 0; --plan->chunk)
+      if (plan->shared_bytes() <= max_shared) break;
+    if (plan->chunk > 0) break;
+  }
+  if (plan->chunk == 0) return false;
+  plan->chunks = (plan->granules + plan->chunk - 1) / plan->chunk;
+  plan->pairs = (taps * plan->chunk + 1) / 2;
+  plan->groups = (plan->pairs + wanted - 1) / wanted;
+  const int64_t units = plan->grid.units(), count = plan->num_tiles() * (p.batch / samples);
+  const int64_t others = samples * units * plan->blocks * plan->chunks * plan->groups;
+  const int64_t slice = samples * units * (taps * p.in_channels + 1) * p.out_channels * 4;
+  int64_t splits = (int64_t(multiprocessors) * 2 + others - 1) / others;
+  if (splits > count) splits = count;
+  const int64_t most = (int64_t(64) << 20) / slice;
+  if (splits > most) splits = most > 1 ? most : 1;
+  plan->run = (count + splits - 1) / splits;
+  plan->splits = int((count + plan->run - 1) / plan->run);
+  return true;
+}
+
 }  // namespace device
 }  // namespace vgen

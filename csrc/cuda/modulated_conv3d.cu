@@ -180,8 +180,8 @@ template <class S, class Acc, int kColumns>
 __global__ void __launch_bounds__(kThreads)
     general_forward_kernel(ConvParams p, ConvGrid g, Divisors d, const Acc* weights, bool norm) {
   constexpr int kAcross = kColumns / 4, kRows = kThreads / kAcross * 4;
-  __shared__ alignas(16) Acc xs[kDepth][kRows + 4];
-  __shared__ alignas(16) Acc ws[kDepth][kColumns];
+  __shared__ __align__(16) Acc xs[kDepth][kRows + 4];
+  __shared__ __align__(16) Acc ws[kDepth][kColumns];
   __shared__ Position position[kRows];
   __shared__ Reach reach[2][kDepth];
   const int tid = int(threadIdx.x), across = tid % kAcross, down = tid / kAcross;
@@ -259,8 +259,8 @@ template <class S, class Acc, int kColumns>
 __global__ void __launch_bounds__(kThreads)
     general_gradient_kernel(ConvParams p, ConvGrid g, Divisors d, int samples, int64_t run, Acc* partial, Acc* sums) {
   constexpr int kAcross = kColumns / 4, kRows = kThreads / kAcross * 4;
-  __shared__ alignas(16) Acc xs[kDepth][kRows + 4];
-  __shared__ alignas(16) Acc gs[kDepth][kColumns];
+  __shared__ __align__(16) Acc xs[kDepth][kRows + 4];
+  __shared__ __align__(16) Acc gs[kDepth][kColumns];
   __shared__ Reach reach[kRows];
   __shared__ Position position[2][kDepth];
   const int tid = int(threadIdx.x), across = tid % kAcross, down = tid / kAcross;
@@ -530,6 +530,163 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The weight gradient with tensor cores: partial sums in the layout of general_gradient_kernel. One block per (split;
+// sample, unit, block of columns, chunk of channels, group of pairs).
+template <class S, int kWidth, int kRows>
+__global__ void __launch_bounds__(kGradientWarps* kWarp)
+    tensor_gradient_kernel(ConvParams p, GradientPlan plan, int samples, bool vector_x, bool vector_g, float* partial, float* sums) {
+  VGEN_DYNAMIC_SHARED(shared);
+  constexpr int kBlock = kGradientWarps * kWarp, kColumns = kWidth * 8, kShares = kBlock / kColumns;
+  const int tid = int(threadIdx.x), lane = tid % kWarp, warp = tid / kWarp;
+  const ConvGrid& g = plan.grid;
+  int* voxel_at = reinterpret_cast<int*>(shared + plan.voxel_at());
+  int* position_at = reinterpret_cast<int*>(shared + plan.position_at());
+  const int units = g.units(), depth = g.taps() * int(p.in_channels), tiles_hw = plan.tiles[1] * plan.tiles[2];
+  const int positions = plan.positions(), voxels = plan.voxels();
+  for (int v = tid; v < voxels; v += kBlock) {
+    const int w = v % plan.extent[2], h = v / plan.extent[2] % plan.extent[1], t = v / plan.extent[2] / plan.extent[1];
+    voxel_at[v] = t << 20 | h << 10 | w;
+  }
+  for (int i = tid; i < positions; i += kBlock) {
+    const int w = i % plan.box[2], h = i / plan.box[2] % plan.box[1], t = i / plan.box[2] / plan.box[1];
+    position_at[i] = ((t * g.axis[0].step * plan.extent[1] + h * g.axis[1].step) * plan.extent[2] + w * g.axis[2].step) * 16;
+  }
+  const int64_t num_tiles = plan.num_tiles(), count = num_tiles * (p.batch / samples);
+  const int64_t begin = int64_t(blockIdx.x) * plan.run, end = least(count, begin + plan.run);
+  const int per_unit = plan.blocks * plan.chunks * plan.groups;
+
+  for (int64_t outer = blockIdx.y; outer < int64_t(samples) * units * per_unit; outer += gridDim.y) {
+    const int64_t slice_at = outer / per_unit, sample = slice_at / units;
+    const int u = int(slice_at - sample * units), inner = int(outer - slice_at * per_unit);
+    const int group = inner % plan.groups, chunk = inner / plan.groups % plan.chunks, block = inner / plan.groups / plan.chunks;
+    const UnitTap unit = g.unit(u);
+    const int first_pair = (group * kGradientWarps + warp) * kRows;
+    // Offset of the half of each pair this lane addresses: even matrices are the first half, odd ones the second.
+    int offset[kRows];
+#pragma unroll
+    for (int m = 0; m < kRows; ++m) {
+      const int n = least(2 * (first_pair + m) + lane / 8 % 2, g.taps() * plan.chunk - 1), granule = n % plan.chunk;
+      const UnitTap tap = g.tap(n / plan.chunk);
+      const int t = g.axis[0].shift(unit.t, tap.t) - g.axis[0].first[0], h = g.axis[1].shift(unit.h, tap.h) - g.axis[1].first[0],
+                w = g.axis[2].shift(unit.w, tap.w) - g.axis[2].first[0];
+      offset[m] = (granule * plan.plane + (t * plan.extent[1] + h) * plan.extent[2] + w) * 16;
+    }
+    float acc[kRows][kWidth][4] = {}, sum = 0;
+    __syncthreads();  // the tables are there, and the stages are free
+
+    const auto load_tile = [&](int64_t index) {
+      unsigned char* stage = shared + int((index - begin) % 2) * plan.stage_bytes();
+      const int64_t in_sample = index / num_tiles, b = sample + in_sample;
+      const int tile = int(index - in_sample * num_tiles);
+      const int origin_t = tile / tiles_hw * plan.box[0], origin_h = tile / plan.tiles[2] % plan.tiles[1] * plan.box[1],
+                origin_w = tile % plan.tiles[2] * plan.box[2];
+      const int first_t = origin_t * g.axis[0].step + g.axis[0].first[0], first_h = origin_h * g.axis[1].step + g.axis[1].first[0],
+                first_w = origin_w * g.axis[2].step + g.axis[2].first[0];
+      const S *x = static_cast<const S*>(p.x) + b * p.x_stride[0], *grad = static_cast<const S*>(p.y) + b * p.y_stride[0];
+      for (int n = tid; n < voxels * plan.chunk; n += kBlock) {
+        const int voxel = vector_x ? n / plan.chunk : n % voxels, granule = vector_x ? n - voxel * plan.chunk : n / voxels;
+        const int at = voxel_at[voxel], t = first_t + (at >> 20), h = first_h + (at >> 10 & 1023), w = first_w + (at & 1023);
+        const int channel = (chunk * plan.chunk + granule) * kGranule;
+        const bool in = inside(p, t, h, w);
+        const S* from = x + t * p.x_stride[2] + h * p.x_stride[3] + w * p.x_stride[4] + channel * p.x_stride[1];
+        unsigned char* to = stage + (granule * plan.plane + voxel) * 16;
+        if (vector_x) {
+          const bool valid = in && channel < p.in_channels;
+          copy_async(to, valid ? from : x, valid);
+        } else {
+          Vec<S, kGranule> value;
+#pragma unroll
+          for (int e = 0; e < kGranule; ++e)
+            value.at[e] = in && channel + e < p.in_channels ? from[e * p.x_stride[1]] : narrow<S>(0.0f);
+          store_vec(reinterpret_cast<S*>(to), value);
+        }
+      }
+      for (int n = tid; n < positions * kWidth; n += kBlock) {
+        const int i = vector_g ? n / kWidth : n % positions, column = vector_g ? n % kWidth : n / positions;
+        const Output out{g.axis[0].output(origin_t + i / plan.box[2] / plan.box[1], unit.t),
+                         g.axis[1].output(origin_h + i / plan.box[2] % plan.box[1], unit.h),
+                         g.axis[2].output(origin_w + i % plan.box[2], unit.w)};
+        const int o = (block * kWidth + column) * kGranule;
+        const bool in = out.inside(p);
+        const S* from = grad + out.at(p.y_stride, 0) + o * p.y_stride[1];
+        unsigned char* to = stage + plan.x_bytes() + (column * plan.g_plane + i) * 16;
+        if (vector_g) {
+          const bool valid = in && o < p.out_channels;
+          copy_async(to, valid ? from : grad, valid);
+        } else {
+          Vec<S, kGranule> value;
+#pragma unroll
+          for (int e = 0; e < kGranule; ++e)
+            value.at[e] = in && o + e < p.out_channels ? from[e * p.y_stride[1]] : narrow<S>(0.0f);
+          store_vec(reinterpret_cast<S*>(to), value);
+        }
+      }
+      commit_copies();
+    };
+
+    if (begin < end) load_tile(begin);
+    for (int64_t index = begin; index < end; ++index) {
+      if (index + 1 < end) {
+        load_tile(index + 1);
+        wait_copies<1>();
+      } else {
+        wait_copies<0>();
+      }
+      __syncthreads();
+      const unsigned char *stage = shared + int((index - begin) % 2) * plan.stage_bytes(), *g_stage = stage + plan.x_bytes();
+      if (first_pair < plan.pairs)
+        for (int k = 0; k < positions; k += 16) {
+          uint32_t right[kWidth][2];
+          const int row = k + lane / 8 % 2 * 8 + lane % 8;
+#pragma unroll
+          for (int n = 0; n < kWidth; n += 2) {
+            uint32_t four[4];
+            load_matrices_transposed(four, g_stage + ((kWidth == 1 ? 0 : n + lane / 16) * plan.g_plane + row) * 16);
+            right[n][0] = four[0], right[n][1] = four[1];
+            if (kWidth > 1) right[kWidth > 1 ? n + 1 : 0][0] = four[2], right[kWidth > 1 ? n + 1 : 0][1] = four[3];
+          }
+          const unsigned char* left_row = stage + position_at[k + lane / 16 * 8 + lane % 8];
+#pragma unroll
+          for (int m = 0; m < kRows; ++m) {
+            uint32_t left[4];
+            load_matrices_transposed(left, left_row + offset[m]);
+#pragma unroll
+            for (int n = 0; n < kWidth; ++n) multiply_add<S>(acc[m][n], left, right[n][0], right[n][1]);
+          }
+        }
+      if (inner % (plan.groups * plan.chunks) == 0 && tid < kShares * kColumns) {
+        const int column = tid % kColumns;
+        const S* values = reinterpret_cast<const S*>(g_stage + column / kGranule * plan.g_plane * 16) + column % kGranule;
+        for (int i = tid / kColumns; i < positions; i += kShares) sum += widen<float>(values[i * kGranule]);
+      }
+      __syncthreads();
+    }
+
+    const int64_t slice = (int64_t(blockIdx.x) * samples + sample) * units + u;
+    if (inner % (plan.groups * plan.chunks) == 0) {
+      float* shares = reinterpret_cast<float*>(shared);
+      shares[tid] = sum;
+      __syncthreads();
+      const int o = block * kColumns + tid;
+      if (tid < kColumns && o < p.out_channels) {
+        for (int i = 1; i < kShares; ++i) sum += shares[i * kColumns + tid];
+        sums[slice * p.out_channels + o] = sum;
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < kRows; ++m)
+#pragma unroll
+      for (int n = 0; n < kWidth; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int half = 2 * (first_pair + m) + e / 2, tap = half / plan.chunk, granule = half % plan.chunk;
+          const int i = (chunk * plan.chunk + granule) * kGranule + lane / 4, o = (block * kWidth + n) * 8 + lane % 4 * 2 + e % 2;
+          if (tap < g.taps() && i < p.in_channels && o < p.out_channels)
+            partial[(slice * depth + tap * int(p.in_channels) + i) * p.out_channels + o] = acc[m][n][e];
+        }
+  }
+}
+
 // -------------------------------------------------------------------------------------------------------- launchers
 
 dim3 two_axes(int64_t x, int64_t y) { return dim3(unsigned(least<int64_t>(x, kMaxGrid)), unsigned(least<int64_t>(y, 65535))); }
@@ -619,8 +776,53 @@ cudaError_t forward(const ConvParams& p, cudaStream_t stream) {
   return forward_general<S, Acc>(p, stream);
 }
 
+template <class Acc>
+cudaError_t fold_gradient(const ConvParams& p, const ConvGrid& g, int samples, int64_t splits, const Acc* partial, const Acc* sums,
+                          cudaStream_t stream) {
+  const int64_t items = samples * p.in_channels * p.kernel[0] * p.kernel[1] * p.kernel[2];
+  if (items > kMaxGrid) return cudaErrorInvalidValue;
+  VGEN_LAUNCH((fold_gradient_kernel<Acc>), unsigned(items), kThreads, 0, stream, g, int(p.in_channels), int(p.out_channels), samples,
+              int(splits), int(items), partial, sums, static_cast<Acc*>(p.gw), static_cast<Acc*>(p.gb));
+  return cudaSuccess;
+}
+
+template <class S, int kWidth, int kRows>
+cudaError_t launch_gradient(const ConvParams& p, const GradientPlan& plan, int samples, float* partial, float* sums,
+                            cudaStream_t stream) {
+  const bool vector_x = p.x_stride[1] == 1 && p.in_channels % kGranule == 0 && multiples_of_granule(p.x_stride) && aligned16(p.x);
+  const bool vector_g = p.y_stride[1] == 1 && p.out_channels % kGranule == 0 && multiples_of_granule(p.y_stride) && aligned16(p.y);
+  const auto kernel = tensor_gradient_kernel<S, kWidth, kRows>;
+  const int bytes = plan.shared_bytes();
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) return error;
+  const int64_t others = int64_t(samples) * plan.grid.units() * plan.blocks * plan.chunks * plan.groups;
+  VGEN_LAUNCH((kernel), two_axes(plan.splits, others), kGradientWarps * kWarp, bytes, stream, p, plan, samples, vector_x, vector_g,
+              partial, sums);
+  return cudaSuccess;
+}
+
+template <class S>
+cudaError_t tensor_gradient(const ConvParams& p, const GradientPlan& plan, cudaStream_t stream) {
+  const int samples = int(p.per_sample ? p.batch : 1), units = plan.grid.units();
+  const int64_t slices = int64_t(plan.splits) * samples * units, weights = plan.grid.taps() * p.in_channels * p.out_channels;
+  const Workspace workspace(size_t(slices * (weights + p.out_channels)) * sizeof(float), stream);
+  if (workspace.error() != cudaSuccess) return workspace.error();
+  float *partial = workspace.as<float>(), *sums = partial + slices * weights;
+  const cudaError_t error = plan.width == 1   ? launch_gradient<S, 1, 2>(p, plan, samples, partial, sums, stream)
+                            : plan.width == 2 ? launch_gradient<S, 2, 2>(p, plan, samples, partial, sums, stream)
+                                              : launch_gradient<S, 4, 4>(p, plan, samples, partial, sums, stream);
+  if (error != cudaSuccess) return error;
+  return fold_gradient<float>(p, plan.grid, samples, plan.splits, partial, sums, stream);
+}
+
 template <class S, class Acc>
 cudaError_t weight_gradient(const ConvParams& p, cudaStream_t stream) {
+  if constexpr (sizeof(S) == 2) {
+    GradientPlan plan;
+    const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 << 10);
+    if (attribute(cudaDevAttrComputeCapabilityMajor, 0) >= 8 && plan_gradient(p, num_multiprocessors(), shared, &plan))
+      return tensor_gradient<S>(p, plan, stream);
+  }
   const ConvGrid g = make_grid(p);
   const int samples = int(p.per_sample ? p.batch : 1), columns = p.out_channels <= 16 ? 16 : 64, rows = kThreads / (columns / 4) * 4;
   const int64_t count = g.positions() * (p.batch / samples), depth = g.taps() * p.in_channels;
@@ -634,8 +836,6 @@ cudaError_t weight_gradient(const ConvParams& p, cudaStream_t stream) {
   if (splits > most) splits = most > 1 ? most : 1;
   const int64_t run = divide_up(divide_up(count, splits), kDepth) * kDepth;
   splits = divide_up(count, run);
-  const int64_t items = samples * p.in_channels * p.kernel[0] * p.kernel[1] * p.kernel[2];
-  if (items > kMaxGrid || splits > kMaxGrid) return cudaErrorInvalidValue;
   const Workspace workspace(size_t(splits * slice) * sizeof(Acc), stream);
   if (workspace.error() != cudaSuccess) return workspace.error();
   Acc *partial = workspace.template as<Acc>(), *sums = partial + splits * samples * g.units() * depth * p.out_channels;
@@ -643,9 +843,7 @@ cudaError_t weight_gradient(const ConvParams& p, cudaStream_t stream) {
     VGEN_LAUNCH((general_gradient_kernel<S, Acc, 16>), two_axes(splits, tiles), kThreads, 0, stream, p, g, divisors(g), samples, run, partial, sums);
   else
     VGEN_LAUNCH((general_gradient_kernel<S, Acc, 64>), two_axes(splits, tiles), kThreads, 0, stream, p, g, divisors(g), samples, run, partial, sums);
-  VGEN_LAUNCH((fold_gradient_kernel<Acc>), unsigned(items), kThreads, 0, stream, g, int(p.in_channels), int(p.out_channels), samples,
-              int(splits), int(items), partial, sums, static_cast<Acc*>(p.gw), static_cast<Acc*>(p.gb));
-  return cudaSuccess;
+  return fold_gradient<Acc>(p, g, samples, splits, partial, sums, stream);
 }
 
 }  // namespace
