@@ -22,7 +22,7 @@ ISAS = {  # one object per CPU source and instruction set, chosen at import
 }
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
 CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp -fno-math-errno -fvisibility=hidden -Wall -Wextra -Icsrc"
-NVCCFLAGS = "-std=c++17 -O3 -Icsrc --use_fast_math=false -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
+NVCCFLAGS = "-std=c++17 -O3 -Icsrc -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
 
 
 def find_nvcc() -> str | None:

@@ -41,7 +41,7 @@ __device__ Acc summed_tap(const ConvGrid& g, const Acc* w, int u, int m) {
 
 // [sample][unit][tap][I][O] for the general kernel; one block per (sample, unit, tap, i).
 template <class Acc>
-__global__ void __launch_bounds__(kThreads) plain_weights_kernel(ConvGrid g, int in_channels, int out_channels, int items,
+__global__ void __launch_bounds__(kThreads) plain_weights_kernel(const __grid_constant__ ConvGrid g, int in_channels, int out_channels, int items,
                                                                  const Acc* w, Acc* out) {
   const int volume = g.axis[0].kernel * g.axis[1].kernel * g.axis[2].kernel;
   for (int item = int(blockIdx.x); item < items; item += int(gridDim.x)) {
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) plain_weights_kernel(ConvGrid g, int
 
 // The words of TensorPlan::block_words; one block per (sample, unit, block of columns, chunk, step).
 template <class S>
-__global__ void __launch_bounds__(kThreads) fragment_weights_kernel(TensorPlan plan, int in_channels, int out_channels,
+__global__ void __launch_bounds__(kThreads) fragment_weights_kernel(const __grid_constant__ TensorPlan plan, int in_channels, int out_channels,
                                                                     int items, const float* w, S* out) {
   const ConvGrid& g = plan.grid;
   const int volume = g.axis[0].kernel * g.axis[1].kernel * g.axis[2].kernel, halves = 32 * plan.width * 4;
@@ -115,7 +115,7 @@ struct Output {
 
 // Pixel norm of y in place, for more channels than one block holds: a warp per voxel.
 template <class S, class Acc>
-__global__ void __launch_bounds__(kThreads) normalise_kernel(ConvParams p, int64_t voxels, Divider by_w, Divider by_h, Divider by_t) {
+__global__ void __launch_bounds__(kThreads) normalise_kernel(const __grid_constant__ ConvParams p, int64_t voxels, Divider by_w, Divider by_h, Divider by_t) {
   S* y = static_cast<S*>(p.y);
   const int lane = int(threadIdx.x) % kWarp;
   const int64_t warps = int64_t(gridDim.x) * (kThreads / kWarp);
@@ -178,7 +178,7 @@ __device__ inline Position position_of(const ConvParams& p, const ConvGrid& g, c
 // [positions of one unit] x [tap, I] times [tap, I] x [O]; 4 x 4 results per thread. `norm`: O fits in kColumns.
 template <class S, class Acc, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    general_forward_kernel(ConvParams p, ConvGrid g, Divisors d, const Acc* weights, bool norm) {
+    general_forward_kernel(const __grid_constant__ ConvParams p, const __grid_constant__ ConvGrid g, const __grid_constant__ Divisors d, const Acc* weights, bool norm) {
   constexpr int kAcross = kColumns / 4, kRows = kThreads / kAcross * 4;
   __shared__ __align__(16) Acc xs[kDepth][kRows + 4];
   __shared__ __align__(16) Acc ws[kDepth][kColumns];
@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(kThreads)
 // [split][sample][unit][O].
 template <class S, class Acc, int kColumns>
 __global__ void __launch_bounds__(kThreads)
-    general_gradient_kernel(ConvParams p, ConvGrid g, Divisors d, int samples, int64_t run, Acc* partial, Acc* sums) {
+    general_gradient_kernel(const __grid_constant__ ConvParams p, const __grid_constant__ ConvGrid g, const __grid_constant__ Divisors d, int samples, int64_t run, Acc* partial, Acc* sums) {
   constexpr int kAcross = kColumns / 4, kRows = kThreads / kAcross * 4;
   __shared__ __align__(16) Acc xs[kDepth][kRows + 4];
   __shared__ __align__(16) Acc gs[kDepth][kColumns];
@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Second stage: adds the splits in order and folds the summed taps back: the transpose of summed_tap.
 template <class Acc>
-__global__ void __launch_bounds__(kThreads) fold_gradient_kernel(ConvGrid g, int in_channels, int out_channels, int samples,
+__global__ void __launch_bounds__(kThreads) fold_gradient_kernel(const __grid_constant__ ConvGrid g, int in_channels, int out_channels, int samples,
                                                                  int splits, int items, const Acc* partial, const Acc* sums,
                                                                  Acc* gw, Acc* gb) {
   const int kh = g.axis[1].kernel, kw = g.axis[2].kernel, volume = g.axis[0].kernel * kh * kw, units = g.units();
@@ -345,6 +345,7 @@ __global__ void __launch_bounds__(kThreads) fold_gradient_kernel(ConvGrid g, int
           const TapRange t = tap_range(g.axis[0], unit.t, tap.t), h = tap_range(g.axis[1], unit.h, tap.h),
                          w = tap_range(g.axis[2], unit.w, tap.w);
           if (at[0] < t.begin || at[0] >= t.end || at[1] < h.begin || at[1] >= h.end || at[2] < w.begin || at[2] >= w.end) continue;
+#pragma unroll 4
           for (int split = 0; split < splits; ++split)
             value += double(partial[(((int64_t(split) * samples + sample) * units + u) * depth + m * in_channels + i) * out_channels + o]);
         }
@@ -363,12 +364,19 @@ __global__ void __launch_bounds__(kThreads) fold_gradient_kernel(ConvGrid g, int
 
 // ------------------------------------------------------------------------------------------------ tensor-core kernel
 
+template <int kLoads, int kWords>
+__device__ inline void load_step(Vec<uint32_t, kWords> (&to)[kLoads], const uint32_t* from) {
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) to[j] = load_vec<kWords>(from + j * 32 * kWords);
+}
+
 template <class S, int kWidth, int kRows>
 __global__ void __launch_bounds__(kThreads)
-    tensor_forward_kernel(ConvParams p, TensorPlan plan, const uint32_t* weights, bool vector_x, bool vector_y, bool norm) {
+    tensor_forward_kernel(const __grid_constant__ ConvParams p, const __grid_constant__ TensorPlan plan, const uint32_t* weights, bool vector_x, bool vector_y, bool norm) {
   VGEN_DYNAMIC_SHARED(shared);
   constexpr int kMissing = -0x7fffffff - 1;
   constexpr int kLoads = kWidth == 1 ? 1 : kWidth / 2, kWords = kWidth == 1 ? 2 : 4;
+  constexpr bool kAhead = kWidth <= 8;
   const int tid = int(threadIdx.x), threads = int(blockDim.x), lane = tid % kWarp, warp = tid / kWarp;
   const ConvGrid& g = plan.grid;
   int* voxel_offset = reinterpret_cast<int*>(shared + plan.voxel_at());
@@ -449,18 +457,18 @@ __global__ void __launch_bounds__(kThreads)
           }
           __syncthreads();
           const unsigned char* stage = shared + chunk % plan.stages * plan.stage_bytes();
-          // Weights of a step are loaded one step ahead: they come from the first or second level cache.
-          Vec<uint32_t, kWords> next[kLoads];
+          // Weights of a step are loaded one step ahead, where registers allow: they come from the first or second
+          // level cache.
+          Vec<uint32_t, kWords> right[kLoads], next[kAhead ? kLoads : 1];
+          if (kAhead) load_step(next, fragments);
+          for (int s = 0; s < plan.steps; ++s, fragments += 32 * kWidth * 2) {
+            if (kAhead) {
 #pragma unroll
-          for (int j = 0; j < kLoads; ++j) next[j] = load_vec<kWords>(fragments + j * 32 * kWords);
-          for (int s = 0; s < plan.steps; ++s) {
-            Vec<uint32_t, kWords> right[kLoads];
-#pragma unroll
-            for (int j = 0; j < kLoads; ++j) right[j] = next[j];
-            fragments += 32 * kWidth * 2;
-            if (s + 1 < plan.steps)
-#pragma unroll
-              for (int j = 0; j < kLoads; ++j) next[j] = load_vec<kWords>(fragments + j * 32 * kWords);
+              for (int j = 0; j < kLoads; ++j) right[j] = next[kAhead ? j : 0];
+              if (s + 1 < plan.steps) load_step(next, fragments + 32 * kWidth * 2);
+            } else {
+              load_step(right, fragments);
+            }
             const int offset = table[2 * s + lane / 16];
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
@@ -534,7 +542,7 @@ __global__ void __launch_bounds__(kThreads)
 // sample, unit, block of columns, chunk of channels, group of pairs).
 template <class S, int kWidth, int kRows>
 __global__ void __launch_bounds__(kGradientWarps* kWarp)
-    tensor_gradient_kernel(ConvParams p, GradientPlan plan, int samples, bool vector_x, bool vector_g, float* partial, float* sums) {
+    tensor_gradient_kernel(const __grid_constant__ ConvParams p, const __grid_constant__ GradientPlan plan, int samples, bool vector_x, bool vector_g, float* partial, float* sums) {
   VGEN_DYNAMIC_SHARED(shared);
   constexpr int kBlock = kGradientWarps * kWarp, kColumns = kWidth * 8, kShares = kBlock / kColumns;
   const int tid = int(threadIdx.x), lane = tid % kWarp, warp = tid / kWarp;

@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(kThreads)
         const bool live = pixel[0] < pixels;
         const int64_t base = pixel[0] * channels;
         sum[0] = 0;
+#pragma unroll 1
         for (int v = lane; live && v < vectors; v += lanes) {
           const Vec<S, V> a = load_vec<V>(first + base + v * V);
           Vec<S, V> b;
@@ -101,6 +102,7 @@ __global__ void __launch_bounds__(kThreads)
         sum[0] = sum_lanes(sum[0], lanes);
         if (!live) continue;
         r[0] = kBackward ? r_in[pixel[0]] : inverse_sqrt(sum[0] * f.scale + f.eps);
+#pragma unroll 1
         for (int v = lane; v < vectors; v += lanes) {
           const Vec<S, V> a = load_vec<V>(first + base + v * V);
           Vec<S, V> b, result;

@@ -23,7 +23,7 @@
 #define __shared__ static
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
-#define __restrict__
+#define __grid_constant__
 
 struct dim3 {
   unsigned x, y, z;
