@@ -61,7 +61,7 @@ def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = 
     finish(running)
     target = folder / "_C.so"
     subprocess.run(["g++", "-shared", "-Wl,-z,lazy", *objects, "-o", str(target)], check=True)
-    spec = importlib.util.spec_from_file_location("_C", target)
+    spec = importlib.util.spec_from_file_location(f"{folder.name}._C", target)  # pybind11 keeps one module per name
     flags = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)  # the CPU launchers are not there, and not called
     try:
