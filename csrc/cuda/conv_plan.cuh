@@ -93,10 +93,11 @@ struct TensorPlan {
   VGEN_HD int64_t num_tiles() const { return int64_t(tiles[0]) * tiles[1] * tiles[2]; }
   VGEN_HD int stage_bytes() const { return plane * chunk * 16; }
 
-  // Shared memory: stages, one granule of zeros, rows of results, where each row goes, voxel offsets, tap offsets.
+  // Shared memory: stages, one granule of zeros, where the tile's input begins, rows of results, where each row goes, voxel offsets, tap offsets.
   VGEN_HD int zero_at() const { return stages * stage_bytes(); }
   VGEN_HD int pitch() const { return width * 8 + 8; }
-  VGEN_HD int result_at() const { return zero_at() + 16; }
+  VGEN_HD int base_at() const { return zero_at() + 16; }
+  VGEN_HD int result_at() const { return base_at() + 16; }
   VGEN_HD int target_at() const { return result_at() + warps * 16 * pitch() * 2; }
   VGEN_HD int voxel_at() const { return target_at() + warps * 16 * 8; }
   VGEN_HD int table_at() const { return voxel_at() + (voxels() + 3) / 4 * 16; }
@@ -183,7 +184,7 @@ inline bool plan_tensor(const ConvParams& p, int multiprocessors, int64_t max_sh
     }
     // One voxel more than a multiple of eight: the planes of one voxel then lie in different banks.
     plan->plane = (plan->voxels() + 7) / 8 * 8 + 1;
-    const int64_t fixed = int64_t(plan->warps) * 16 * ((plan->width * 8 + 8) * 2 + 8) + (plan->voxels() + 4) * 4 + 16;
+    const int64_t fixed = int64_t(plan->warps) * 16 * ((plan->width * 8 + 8) * 2 + 8) + (plan->voxels() + 4) * 4 + 32;
     for (plan->chunk = plan->granules < 4 ? plan->granules : 4; plan->chunk > 0; --plan->chunk) {
       plan->chunks = (plan->granules + plan->chunk - 1) / plan->chunk;
       plan->steps = (plan->grid.taps() * plan->chunk + 1) / 2;

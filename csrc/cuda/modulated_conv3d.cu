@@ -384,24 +384,24 @@ __global__ void __launch_bounds__(kThreads)
   S* result = reinterpret_cast<S*>(shared + plan.result_at()) + warp * 16 * plan.pitch();
   int64_t* target = reinterpret_cast<int64_t*>(shared + plan.target_at()) + warp * 16;
   const unsigned char* zero = shared + plan.zero_at();
+  int64_t* base_at = reinterpret_cast<int64_t*>(shared + plan.base_at());
   if (tid < 4) reinterpret_cast<int*>(shared + plan.zero_at())[tid] = 0;
   int row_offset[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) row_offset[r] = plan.position_offset((warp * kRows + r) * 16 + lane % 16);
-  const Epilogue<S, float> epilogue(p);
   const int tiles_hw = plan.tiles[1] * plan.tiles[2], units = g.units(), chunk_shift = plan.chunk >> 1;
 
-  for (int64_t item = blockIdx.y; item < p.batch * plan.blocks; item += gridDim.y) {
-    const int64_t b = item / plan.blocks;
-    const int block = int(item - b * plan.blocks);
+  // batch * blocks fits an int, checked in forward_tensor.
+  for (int item = int(blockIdx.y); item < int(p.batch) * plan.blocks; item += int(gridDim.y)) {
+    const int b = item / plan.blocks, block = item - b * plan.blocks;
     for (int tile = int(blockIdx.x); tile < int(plan.num_tiles()); tile += int(gridDim.x)) {
       const int origin_t = tile / tiles_hw * plan.box[0], origin_h = tile / plan.tiles[2] % plan.tiles[1] * plan.box[1],
                 origin_w = tile % plan.tiles[2] * plan.box[2];
       const int first_t = origin_t * g.axis[0].step + g.axis[0].first[0], first_h = origin_h * g.axis[1].step + g.axis[1].first[0],
                 first_w = origin_w * g.axis[2].step + g.axis[2].first[0];
-      const S* base = static_cast<const S*>(p.x) + b * p.x_stride[0] + first_t * p.x_stride[2] + first_h * p.x_stride[3] +
-                      first_w * p.x_stride[4];
       __syncthreads();  // the last tile's shared memory is no longer read
+      // Kept in shared memory: it is used once per chunk, and registers are full.
+      if (tid == 0) *base_at = b * p.x_stride[0] + first_t * p.x_stride[2] + first_h * p.x_stride[3] + first_w * p.x_stride[4];
       for (int v = tid; v < plan.voxels(); v += threads) {
         const int w = v % plan.extent[2], h = v / plan.extent[2] % plan.extent[1], t = v / plan.extent[2] / plan.extent[1];
         const bool in = unsigned(first_t + t) < unsigned(p.in_size[0]) && unsigned(first_h + h) < unsigned(p.in_size[1]) &&
@@ -412,6 +412,7 @@ __global__ void __launch_bounds__(kThreads)
 
       const auto load_chunk = [&](int chunk) {
         unsigned char* stage = shared + chunk % plan.stages * plan.stage_bytes();
+        const S* base = static_cast<const S*>(p.x) + *base_at;
         const int count = plan.voxels() * plan.chunk;
         for (int n = tid; n < count; n += threads) {
           int voxel, granule;
@@ -440,7 +441,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int u = 0; u < units; ++u) {
         float acc[kRows][kWidth][4] = {};
         const uint32_t* fragments =
-            weights + (((p.per_sample ? b : 0) * units + u) * plan.blocks + block) * plan.block_words() + lane * kWords;
+            weights + ((int64_t(p.per_sample ? b : 0) * units + u) * plan.blocks + block) * plan.block_words() + lane * kWords;
         if (u > 0) __syncthreads();  // the last unit's table and stages are no longer read
         for (int n = tid; n < plan.table; n += threads) {
           int tap, granule;
@@ -483,6 +484,7 @@ __global__ void __launch_bounds__(kThreads)
         }
 
         const UnitTap unit = g.unit(u);
+        const Epilogue<S, float> epilogue(p);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           __syncwarp();
@@ -753,7 +755,7 @@ template <class S>
 cudaError_t forward_tensor(const ConvParams& p, const TensorPlan& plan, cudaStream_t stream) {
   const int64_t samples = p.per_sample ? p.batch : 1;
   const int64_t items = samples * plan.grid.units() * plan.blocks * plan.chunks * plan.steps;
-  if (items > kMaxGrid || plan.num_tiles() > kMaxGrid) return cudaErrorInvalidValue;
+  if (items > kMaxGrid || plan.num_tiles() > kMaxGrid || p.batch * plan.blocks > kMaxGrid) return cudaErrorInvalidValue;
   const Workspace packed(size_t(items) * 32 * plan.width * 2 * sizeof(uint32_t), stream);
   if (packed.error() != cudaSuccess) return packed.error();
   VGEN_LAUNCH((fragment_weights_kernel<S>), unsigned(items), kThreads, 0, stream, plan, int(p.in_channels), int(p.out_channels),

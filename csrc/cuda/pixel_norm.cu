@@ -44,7 +44,7 @@ Formula<kBackward, S, Acc> formula(const PixelNormParams& p) {
 
 // Channels innermost. `first` is x or g, `second` is y (backward). kOne: a pixel is at most one vector per lane.
 template <bool kBackward, class S, class Acc, int V, bool kOne>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kOne ? 1 : 4)
     channels_inner_kernel(Formula<kBackward, S, Acc> f, int64_t pixels, int64_t rounds, int channels, int log2_lanes,
                           const S* first, const S* second, const Acc* r_in, S* out, Acc* r_out) {
   const int lanes = 1 << log2_lanes, lane = int(threadIdx.x) & (lanes - 1), vectors = channels / V;
@@ -86,32 +86,33 @@ __global__ void __launch_bounds__(kThreads)
         if (!kBackward && r_out && lane == 0) r_out[pixel[i]] = r[i];
       }
     } else {
+#pragma unroll 1
       for (int i = 0; i < kPixels; ++i) {
-        pixel[0] = (round * kPixels + i) * runs + run;
-        const bool live = pixel[0] < pixels;
-        const int64_t base = pixel[0] * channels;
-        sum[0] = 0;
+        const int64_t here = (round * kPixels + i) * runs + run;
+        const bool live = here < pixels;
+        const S *first_row = first + here * channels, *second_row = second + here * channels;
+        Acc total = 0;
 #pragma unroll 1
         for (int v = lane; live && v < vectors; v += lanes) {
-          const Vec<S, V> a = load_vec<V>(first + base + v * V);
+          const Vec<S, V> a = load_vec<V>(first_row + v * V);
           Vec<S, V> b;
-          if (kBackward) b = load_vec<V>(second + base + v * V);
+          if (kBackward) b = load_vec<V>(second_row + v * V);
 #pragma unroll
-          for (int k = 0; k < V; ++k) sum[0] += f.term(a.at[k], b.at[k]);
+          for (int k = 0; k < V; ++k) total += f.term(a.at[k], b.at[k]);
         }
-        sum[0] = sum_lanes(sum[0], lanes);
+        total = sum_lanes(total, lanes);
         if (!live) continue;
-        r[0] = kBackward ? r_in[pixel[0]] : inverse_sqrt(sum[0] * f.scale + f.eps);
+        const Acc factor = kBackward ? r_in[here] : inverse_sqrt(total * f.scale + f.eps);
 #pragma unroll 1
         for (int v = lane; v < vectors; v += lanes) {
-          const Vec<S, V> a = load_vec<V>(first + base + v * V);
+          const Vec<S, V> a = load_vec<V>(first_row + v * V);
           Vec<S, V> b, result;
-          if (kBackward) b = load_vec<V>(second + base + v * V);
+          if (kBackward) b = load_vec<V>(second_row + v * V);
 #pragma unroll
-          for (int k = 0; k < V; ++k) result.at[k] = f.result(a.at[k], b.at[k], sum[0], r[0]);
-          store_vec(out + base + v * V, result);
+          for (int k = 0; k < V; ++k) result.at[k] = f.result(a.at[k], b.at[k], total, factor);
+          store_vec(out + here * channels + v * V, result);
         }
-        if (!kBackward && r_out && lane == 0) r_out[pixel[0]] = r[0];
+        if (!kBackward && r_out && lane == 0) r_out[here] = factor;
       }
     }
   }
