@@ -5,6 +5,7 @@ builds with ASAN and UBSAN. CUDA_HOME, CXX and MAX_JOBS are honoured.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,12 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
+def library_paths(nvcc: str) -> str:
+    """Where nvcc (often a wrapper script) says its libraries are."""
+    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull], capture_output=True, text=True).stderr
+    return " ".join(path for path in re.findall(r'-L[^\s"]+', said) if "stubs" not in path)
+
+
 def ninja_file(target: Path, nvcc: str | None) -> str:
     archs = os.environ.get("VGEN_FAST_CUDA_ARCHS", "80;90").split(";")
     cuda = f'-DVGEN_CUDA=\\"{",".join(archs)}\\"' if nvcc else ""
@@ -61,7 +68,7 @@ def ninja_file(target: Path, nvcc: str | None) -> str:
             compile("cxx", source, f"build/{source.stem}.{isa}", f"{flags} -DVGEN_ISA={isa}")
     for source in sorted((ROOT / "csrc/cuda").glob("*.cu")) if nvcc else []:
         compile("nvcc", source, f"build/{source.stem}.cuda")
-    libs = f"-L{Path(nvcc).resolve().parent.parent}/lib64 -lcudart_static -lrt -ldl -lpthread" if nvcc else ""
+    libs = f"{library_paths(nvcc)} -lcudart_static -lrt -ldl -lpthread" if nvcc else ""
     lines.append(f"build {target}: link {' '.join(objects)}\n  libs = {libs}")
     return "\n".join(lines) + "\n"
 

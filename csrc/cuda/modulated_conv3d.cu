@@ -527,6 +527,7 @@ __global__ void __launch_bounds__(kThreads)
                 store_vec(y + target[row] + o, load_vec<8>(result + row * plan.pitch() + column));
             }
           } else {
+#pragma unroll 1
             for (int n = lane; n < 16 * 8 * kWidth; n += kWarp) {
               const bool channels_inner = p.y_stride[1] == 1;
               const int row = channels_inner ? n / (8 * kWidth) : n % 16, column = channels_inner ? n % (8 * kWidth) : n / 16;
