@@ -113,6 +113,18 @@ struct Output {
   }
 };
 
+// threadIdx.x, as a value the compiler cannot compute with ahead of time: what an epilogue derives from it then takes no
+// registers while the products are summed.
+__device__ inline int fresh_thread() {
+#ifdef VGEN_CUDA_EMULATED
+  return int(threadIdx.x);
+#else
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#endif
+}
+
 // Pixel norm of y in place, for more channels than one block holds: a warp per voxel.
 template <class S, class Acc>
 __global__ void __launch_bounds__(kThreads) normalise_kernel(const __grid_constant__ ConvParams p, int64_t voxels, Divider by_w, Divider by_h, Divider by_t) {
@@ -381,8 +393,6 @@ __global__ void __launch_bounds__(kThreads)
   const ConvGrid& g = plan.grid;
   int* voxel_offset = reinterpret_cast<int*>(shared + plan.voxel_at());
   int* table = reinterpret_cast<int*>(shared + plan.table_at());
-  S* result = reinterpret_cast<S*>(shared + plan.result_at()) + warp * 16 * plan.pitch();
-  int64_t* target = reinterpret_cast<int64_t*>(shared + plan.target_at()) + warp * 16;
   const unsigned char* zero = shared + plan.zero_at();
   int64_t* base_at = reinterpret_cast<int64_t*>(shared + plan.base_at());
   if (tid < 4) reinterpret_cast<int*>(shared + plan.zero_at())[tid] = 0;
@@ -487,6 +497,9 @@ __global__ void __launch_bounds__(kThreads)
         const Epilogue<S, float> epilogue(p);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
+          const int thread = fresh_thread(), lane = thread % kWarp, warp = thread / kWarp;
+          S* result = reinterpret_cast<S*>(shared + plan.result_at()) + warp * 16 * plan.pitch();
+          int64_t* target = reinterpret_cast<int64_t*>(shared + plan.target_at()) + warp * 16;
           __syncwarp();
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
