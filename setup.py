@@ -5,6 +5,7 @@ builds with ASAN and UBSAN. CUDA_HOME, CXX and MAX_JOBS are honoured.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ ISAS = {  # one object per CPU source and instruction set, chosen at import
 }
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
 CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp -fno-math-errno -fvisibility=hidden -Wall -Wextra -Icsrc"
-NVCCFLAGS = "-std=c++17 -O3 -Icsrc --use_fast_math=false -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
+NVCCFLAGS = "-std=c++17 -O3 -Icsrc -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
 
 
 def find_nvcc() -> str | None:
@@ -34,6 +35,12 @@ def find_nvcc() -> str | None:
     if nvcc is None and wanted == "1":
         sys.exit(f"VGEN_FAST_CUDA=1, but nvcc is neither in {home or 'PATH'} nor in /usr/local/cuda/bin")
     return nvcc
+
+
+def library_paths(nvcc: str) -> str:
+    """Where nvcc (often a wrapper script) says its libraries are."""
+    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull], capture_output=True, text=True).stderr
+    return " ".join(path for path in re.findall(r'-L[^\s"]+', said) if "stubs" not in path)
 
 
 def ninja_file(target: Path, nvcc: str | None) -> str:
@@ -62,7 +69,7 @@ def ninja_file(target: Path, nvcc: str | None) -> str:
             compile("cxx", source, f"build/{source.stem}.{isa}", f"{flags} -DVGEN_ISA={isa}")
     for source in sorted((ROOT / "csrc/cuda").glob("*.cu")) if nvcc else []:
         compile("nvcc", source, f"build/{source.stem}.cuda")
-    libs = f"-L{Path(nvcc).resolve().parent.parent}/lib64 -lcudart_static -lrt -ldl -lpthread" if nvcc else ""
+    libs = f"{library_paths(nvcc)} -lcudart_static -lrt -ldl -lpthread" if nvcc else ""
     lines.append(f"build {target}: link {' '.join(objects)}\n  libs = {libs}")
     return "\n".join(lines) + "\n"
 
