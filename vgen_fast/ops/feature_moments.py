@@ -251,13 +251,22 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
     (factor_a, failed_a), (_, failed_b) = torch.linalg.cholesky_ex(a), torch.linalg.cholesky_ex(b)
     if failed_a and failed_b:  # squaring would leave sqrt(eps) on every null direction the two share
         return torch.linalg.svdvals(_thin_factor(a).T @ _thin_factor(b)).sum()
-    if failed_b:
-        factor, other = _thin_factor(b), a
-    elif failed_a:
-        factor, other = _thin_factor(a), b
+    if failed_a or failed_b:
+        factor, other = (_thin_factor(b), a) if failed_b else (_thin_factor(a), b)
+        product = factor.T @ other @ factor
     else:
-        factor, other = factor_a, b
-    return torch.linalg.eigvalsh(factor.T @ other @ factor).clamp_min(0).sqrt().sum()
+        product = _congruent(factor_a, b)
+    return torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
+
+
+def _congruent(lower: Tensor, other: Tensor, block: int = 256) -> Tensor:
+    """The lower triangle of L^T B L for lower triangular L, its zero blocks left out: 5/12 of the products."""
+    size, out = len(lower), torch.zeros_like(other)
+    for i in range(0, size, block):
+        left = lower[i:, i : i + block].T @ other[i:]
+        for j in range(0, i + block, block):
+            out[i : i + block, j : j + block] = left[:, j:] @ lower[j:, j : j + block]
+    return out
 
 
 def _thin_factor(covariance: Tensor) -> Tensor:

@@ -1,0 +1,393 @@
+"""Every op against eager PyTorch (its better layout) and torch.compile on this CPU: `python benchmarks/ops.py --table`.
+
+A row first checks that both sides agree, and prints no time if they do not. The sides take turns, so that a slow moment
+of the machine meets all of them; a figure is the median. `bound` is the least time the floating-point operations of the
+direct form (performance of phases for up, strided for down) take at the ceiling measured in the same run; fewer
+multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process over one call.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vgen_fast import ops
+from vgen_fast.ops import reference
+
+RESULTS = Path(__file__).parent / "results"
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
+Run = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """One line of the table. `sides` are rivals by name; each must return what `ours` returns."""
+
+    name: str
+    ours: Run
+    sides: dict[str, Run]
+    floors: dict[str, float]  # side group -> least ratio to reach
+    flops: float = 0.0
+    tolerance: float = 1e-5
+    times: dict[str, float] = field(default_factory=dict)
+    megabytes: dict[str, float] = field(default_factory=dict)
+    error: float = 0.0
+
+    def ratio(self, group: str) -> float | None:
+        rivals = [ms for side, ms in self.times.items() if side.startswith(group)]
+        return min(rivals) / self.times["ours"] if rivals else None
+
+
+def flat(result: object) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for t in result if isinstance(t, Tensor)]
+
+
+def relative_error(result: object, expected: object) -> float:
+    pairs = zip(flat(result), flat(expected), strict=True)
+    errors = [((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item() for a, b in pairs]
+    return max(math.inf if math.isnan(e) else e for e in errors)
+
+
+def peak_megabytes(run: Run) -> float:
+    """Growth of the resident set over one call, from the kernel's high-water mark."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return math.nan
+    status = lambda key: next(int(s.split()[1]) for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(key))  # noqa: E731, E501
+    before = status("VmRSS")
+    run()
+    return max(status("VmHWM") - before, 0) / 1024
+
+
+def measure(row: Row, seconds: float) -> bool:
+    """Fills in the row; False, and no times, if the sides disagree."""
+    expected = next(iter(row.sides.values()))()
+    row.error = relative_error(row.ours(), expected)
+    if not row.error <= row.tolerance:
+        return False
+    del expected
+    runs = {"ours": row.ours, **row.sides}
+    found = {side: [] for side in runs}
+    for run in runs.values():
+        run()
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(found["ours"]) < 5:
+        for side, run in runs.items():
+            before = time.perf_counter()
+            run()
+            found[side].append(1e3 * (time.perf_counter() - before))
+        if len(found["ours"]) >= 200:
+            break
+    row.times = {side: statistics.median(times) for side, times in found.items()}
+    row.megabytes = {side: peak_megabytes(run) for side, run in runs.items()}
+    return True
+
+
+def ceiling() -> float:
+    """GF/s: the larger of a 2048^3 product and the library's convolution at 128 channels."""
+
+    def rate(flops: float, run: Run) -> float:
+        run()
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return flops / min(times) / 1e9
+
+    a, x, w = torch.randn(2048, 2048), torch.randn(2, 128, 8, 32, 32), torch.randn(128, 128, 3, 3, 3)
+    with torch.no_grad():
+        return max(rate(2 * 2048**3, lambda: a @ a), rate(2 * 27 * 128**2 * 2 * 8 * 32**2, lambda: F.conv3d(x, w, padding=1)))
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def no_grad(run: Run) -> Run:
+    def inside() -> object:
+        with torch.no_grad():
+            return run()
+
+    return inside
+
+
+def with_gradients(function: Callable, tensors: list[Tensor]) -> Run:
+    """Forward and backward by every tensor; returns the gradients."""
+    tensors = [t.detach().requires_grad_() for t in tensors]
+    g = torch.randn(function(*tensors).shape, generator=torch.Generator().manual_seed(1))
+
+    def run() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(*tensors), tensors, g)
+
+    return run
+
+
+def sides(eager: Callable, tensors: list[Tensor], prepare: Callable, compile: bool) -> dict[str, Run]:
+    """eager in both layouts and compiled, the video being the first tensor."""
+    found = {}
+    for layout, memory_format in LAYOUTS.items():
+        moved = [t.contiguous(memory_format=memory_format) if t.ndim == 5 else t for t in tensors]
+        found[f"eager, {layout}"] = prepare(eager, moved)
+        if compile:
+            torch._dynamo.reset()
+            found[f"compiled, {layout}"] = prepare(torch.compile(eager), moved)
+            found[f"compiled, {layout}"]()
+    return found
+
+
+def forward_only(function: Callable, tensors: list[Tensor]) -> Run:
+    return no_grad(lambda: function(*tensors))
+
+
+def conv_row(name: str, channels: tuple[int, int], size: tuple[int, ...], floors: dict[str, float], *, batch: int = 1, up=None,
+             down=None, pixel_norm=False, backward=False) -> Row:  # fmt: skip
+    num_in, num_out = channels
+    tensors = [torch.randn(batch, num_in, *size), torch.randn(num_out, num_in, 3, 3, 3) / math.sqrt(27 * num_in)]
+
+    def eager(x: Tensor, w: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=tuple(float(u) for u in up)) if up else x
+        y = F.conv3d(x, w, padding=1)
+        y = F.leaky_relu(F.avg_pool3d(y, down) if down else y, 0.2)
+        return reference.pixel_norm.pixel_norm(y) if pixel_norm else y
+
+    def ours(x: Tensor, w: Tensor) -> Tensor:
+        return ops.modulated_conv3d(x, w, slope=0.2, pixel_norm=pixel_norm, up=up or 1, down=down or 1)
+
+    # Taps per output voxel of the direct form: 2 of 3 per upsampled axis; 4 at half the positions per pooled one.
+    taps = math.prod(2 if u == 2 else 3 for u in up) * math.prod(up) if up else 27
+    taps = math.prod(4 / 2 if d == 2 else 3 for d in down) if down else taps
+    flops = 2 * taps * num_in * num_out * batch * math.prod(size) * (3 if backward else 1)
+    prepare = with_gradients if backward else forward_only
+    return Row(name, prepare(ours, tensors), sides(eager, tensors, prepare, "compiled" in floors), floors, flops)
+
+
+def double_backward_row(name: str, channels: int, size: tuple[int, ...], floors: dict[str, float]) -> Row:
+    """The weight and output-gradient terms of a convolution's second backward."""
+    shape, taps = (1, channels, *size), (channels, channels, 3, 3, 3)
+    start = [torch.randn(shape), torch.randn(taps) / math.sqrt(27 * channels), torch.randn(shape), torch.randn(shape)]
+
+    def prepare(function: Callable, tensors: list[Tensor]) -> Run:
+        x, w, g = (t.detach().requires_grad_() for t in tensors[:3])
+        with ops.no_weight_gradients():
+            (gx,) = torch.autograd.grad(function(x, w), x, g, create_graph=True)
+        return lambda: torch.autograd.grad(gx, (w, g), tensors[3], retain_graph=True)
+
+    rivals = sides(lambda x, w: F.conv3d(x, w, padding=1), start, prepare, False)
+    flops = 2 * 2 * 27 * channels**2 * math.prod(size)
+    return Row(name, prepare(lambda x, w: ops.modulated_conv3d(x, w), start), rivals, floors, flops)
+
+
+def style_row(name: str, floors: dict[str, float]) -> Row:
+    batch, channels, size = 4, 32, (8, 32, 32)
+    tensors = [
+        torch.randn(batch, channels, *size), torch.randn(channels, channels, 3, 3, 3) / math.sqrt(27 * channels),
+        1 + 0.1 * torch.randn(batch, channels), torch.randn(channels), torch.randn(batch, 1, *size),
+    ]  # fmt: skip
+
+    def grouped(x, w, style, bias, noise):
+        return reference.modulated_conv3d.modulated_conv3d(x, w, style, bias=bias, noise=noise, slope=0.2, gain=2**0.5)
+
+    def scaled(x, w, style, bias, noise):
+        """The same with the input and the output scaled instead of the weights."""
+        d = torch.rsqrt((w.square().sum((2, 3, 4)) @ style.square().T).T + 1e-8)
+        z = F.conv3d(x * style[:, :, None, None, None], w, padding=1) * d[:, :, None, None, None]
+        return F.leaky_relu(z + noise + bias[:, None, None, None], 0.2) * 2**0.5
+
+    def ours(x, w, style, bias, noise):
+        return ops.modulated_conv3d(x, w, style, bias=bias, noise=noise, slope=0.2, gain=2**0.5)
+
+    rivals = {}
+    for form, eager in (("grouped", grouped), ("scaled", scaled)):
+        rivals |= {f"{side}, {form}": run for side, run in sides(eager, tensors, with_gradients, True).items()}
+    flops = 3 * 2 * 27 * channels**2 * batch * math.prod(size)
+    return Row(name, with_gradients(ours, tensors), rivals, floors, flops, tolerance=1e-4)
+
+
+def elementwise_row(name: str, shape: tuple[int, ...], mine: Callable, eager: Callable, floors: dict, backward: bool) -> Row:
+    prepare = with_gradients if backward else forward_only
+    x = [torch.randn(shape)]
+    return Row(name, prepare(mine, x), sides(eager, x, prepare, True), floors)
+
+
+def sliced_row(name: str, samples: int, features: int, directions: int) -> Row:
+    import ot
+
+    x, y = torch.randn(samples, features), torch.randn(samples, features) + 0.1
+    theta = torch.randn(features, directions)
+    theta = theta / theta.norm(dim=0)
+    rivals = {
+        "eager": lambda: ((x @ theta).sort(0).values - (y @ theta).sort(0).values).square().mean().sqrt(),
+        "POT": lambda: ot.sliced_wasserstein_distance(x, y, projections=theta),
+    }
+    rivals = {side: no_grad(run) for side, run in rivals.items()}
+    ours = no_grad(lambda: ops.sliced_wasserstein(x, y, projections=theta))
+    return Row(name, ours, rivals, {"eager": 5, "POT": 10})
+
+
+class Features(torch.nn.Module):
+    """torchmetrics wants a feature network; the benchmark hands it features."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.num_features = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def moments_row(name: str, dim: int, rows: int) -> Row:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    # One whole buffer per call on both sides, so that the time is that of an update on average.
+    theirs, mine = FrechetInceptionDistance(Features(dim), input_img_size=(dim,)), ops.FeatureMoments(dim)
+    batches = torch.randn(512 // rows, rows, dim) + 1.0
+
+    def update_theirs() -> Tensor:
+        for batch in batches:
+            theirs.update(batch, real=True)
+        return theirs.real_features_sum / theirs.real_features_num_samples
+
+    def update_mine() -> Tensor:
+        for batch in batches:
+            mine.update(batch)
+        return mine.mean
+
+    return Row(name, update_mine, {"torchmetrics": update_theirs}, {"torchmetrics": 4}, tolerance=1e-6)
+
+
+def frechet_row(name: str, dim: int) -> Row:
+    from torchmetrics.image.fid import _compute_fid
+
+    draw = torch.randn(dim, dim, dtype=torch.float64) / math.sqrt(dim)
+    sets = [torch.randn(3 * dim, dim, dtype=torch.float64) @ draw + shift for shift in (0, 0.1)]
+    a, b = ((rows.mean(0), rows.T.cov()) for rows in sets)
+    rivals = {"torchmetrics": lambda: _compute_fid(a[0], a[1], b[0], b[1])}
+    return Row(name, lambda: ops.frechet_distance(a, b), rivals, {"torchmetrics": 12}, tolerance=1e-8)
+
+
+def rows() -> list[Callable[[], Row]]:
+    large, middle = (32, 256, 256), (16, 128, 128)
+    norm = lambda x: ops.pixel_norm(x, slope=0.2)  # noqa: E731
+    plain_norm = lambda x: reference.pixel_norm.pixel_norm(x, slope=0.2)  # noqa: E731
+    both = lambda eager, compiled: {"eager": eager, "compiled": compiled}  # noqa: E731
+    return [
+        lambda: conv_row("conv 8→8 + lrelu + pixel norm, 32x256x256", (8, 8), large, both(2.6, 2.4), pixel_norm=True),
+        lambda: conv_row("conv 16→16 + lrelu + pixel norm, 16x128x128", (16, 16), middle, both(1.4, 1.3), pixel_norm=True),
+        lambda: conv_row("conv 64→64 + lrelu, 4x 8x32x32", (64, 64), (8, 32, 32), both(1, 1), batch=4),
+        lambda: conv_row("conv 128→128 + lrelu, 4x 8x16x16", (128, 128), (8, 16, 16), both(1, 1), batch=4),
+        lambda: conv_row("up (2,2,2) + conv 16→8 → 32x256x256 + lrelu", (16, 8), middle, both(5, 7), up=(2, 2, 2)),
+        lambda: conv_row("up (2,2,2) + conv 32→16 → 16x128x128 + lrelu", (32, 16), (8, 64, 64), both(3, 3.5), up=(2, 2, 2)),
+        lambda: conv_row("conv 16→32 + down (1,2,2) + lrelu, 16x128x128", (16, 32), middle, both(2.2, 2.4), down=(1, 2, 2)),
+        lambda: conv_row("conv 8→8 + lrelu, 32x256x256, forward + backward", (8, 8), large, both(1.7, 4), backward=True),
+        lambda: conv_row("conv 16→16 + lrelu, 16x128x128, forward + backward", (16, 16), middle, both(1.1, 1.8), backward=True),
+        lambda: conv_row("up + conv 16→8 → 32x256x256 + lrelu, forward + backward", (16, 8), middle, both(5, 8), up=(2, 2, 2), backward=True),
+        lambda: double_backward_row("conv 8→8, 32x256x256, double backward", 8, large, {"eager": 2.5}),
+        lambda: style_row("StyleGAN2 layer, 4x 32x8x32x32, forward + backward", both(1.3, 1.2)),
+        lambda: elementwise_row("pixel norm + lrelu, 8x32x256x256", (1, 8, *large), norm, plain_norm, both(3, 1), False),
+        lambda: elementwise_row("pixel norm + lrelu, forward + backward", (1, 8, *large), norm, plain_norm, both(3, 1), True),
+        lambda: elementwise_row(
+            "minibatch stddev, 32x 128x4x4x4, forward + backward", (32, 128, 4, 4, 4), ops.minibatch_stddev,
+            reference.minibatch_stddev.minibatch_stddev, both(3, 1), True,
+        ),
+        lambda: sliced_row("sliced Wasserstein, 4096x147, 512 directions", 4096, 147, 512),
+        lambda: sliced_row("sliced Wasserstein, 64x128, 256 directions", 64, 128, 256),
+        lambda: moments_row("FeatureMoments update, D=4096, 8 batches of 64", 4096, 64),
+        lambda: frechet_row("Frechet distance, D=2048", 2048),
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ output
+
+
+def machine() -> dict[str, object]:
+    cpu = next((s.split(":")[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s), "?")
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "?"
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "cpu": cpu,
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "isa": isa(),
+        "huge_pages": os.environ.get(HUGE_PAGES) == "1",
+    }  # fmt: skip
+
+
+def isa() -> str:
+    from vgen_fast import _C
+
+    return _C.isa()
+
+
+def cells(row: Row, rate: float) -> list[str]:
+    if not row.times:
+        return [row.name, "WRONG", f"error {row.error:.1e}", "", "", "", "", ""]
+    rival = "eager" if any(side.startswith("eager") for side in row.times) else next(s for s in row.times if s != "ours")
+    second = "compiled" if "compiled" in row.floors else "POT" if "POT" in row.floors else None
+
+    def against(group: str | None) -> str:
+        ratio = row.ratio(group) if group else None
+        if ratio is None:
+            return "–"
+        floor = row.floors.get(group)
+        return f"{ratio:.2f}x" + (f" (≥ {floor:g})" if floor else "") + ("" if floor is None or ratio >= floor else " MISSED")
+
+    best = min(ms for side, ms in row.times.items() if side.startswith(rival))
+    share = f"{100 * row.flops / rate / 1e6 / row.times['ours']:.0f}%" if row.flops else "–"
+    memory = min(mb for side, mb in row.megabytes.items() if side.startswith(rival))
+    return [row.name, f"{row.times['ours']:.2f}", f"{best:.2f}", against(rival), against(second), share,
+            f"{row.megabytes['ours']:.0f}", f"{memory:.0f}"]  # fmt: skip
+
+
+HEADER = ["case", "ours ms", "eager ms", "vs eager / torchmetrics", "vs torch.compile / POT", "of direct-form bound", "ours MB", "eager MB"]
+
+
+def markdown(found: list[Row], rate: float, about: dict[str, object]) -> str:
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+    lines += ["| " + " | ".join(cells(row, rate)) + " |" for row in found]
+    note = ", ".join(f"{key} {value}" for key, value in about.items())
+    return "\n".join([*lines, "", f"Median times on {note}; ceiling {rate:.0f} GF/s. Eager is the better of both layouts.", ""])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="write benchmarks/results/cpu.{json,md} as well as print")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--seconds", type=float, default=6.0, help="timing budget per row")
+    options = parser.parse_args()
+    if os.environ.get(HUGE_PAGES) != "1":
+        print(f"{HUGE_PAGES}=1 is not set: page faults will dominate both sides", file=sys.stderr)
+    torch.manual_seed(0)
+    rate, found, about = ceiling(), [], machine()
+    for make in rows():
+        row = make()
+        if options.only not in row.name:
+            continue
+        measure(row, options.seconds)
+        found.append(row)
+        print(" | ".join(cells(row, rate)), flush=True)
+        row.ours, row.sides = None, {}
+    print("\n" + markdown(found, rate, about))
+    if options.table:
+        RESULTS.mkdir(exist_ok=True)
+        keep = [{k: v for k, v in asdict(row).items() if k not in ("ours", "sides")} for row in found]
+        (RESULTS / "cpu.json").write_text(json.dumps({"machine": about, "ceiling_gflops": rate, "rows": keep}, indent=1) + "\n")
+        (RESULTS / "cpu.md").write_text(markdown(found, rate, about))
+    return int(not all(row.times for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
