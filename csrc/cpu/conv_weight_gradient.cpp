@@ -15,6 +15,7 @@ constexpr int kRows = 4, kColumns = 3;
 #else
 constexpr int kRows = 4, kColumns = 2;
 #endif
+constexpr int kFlush = 256;  // planes summed in the compute type before they are added to the total in double
 
 // Halves of both rows of g -> all units of one grid row: the transpose of filter_output.
 template <class Filter, class Acc>
@@ -73,6 +74,7 @@ double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, co
 }
 
 // sums[n][r] (a vector each) += sum over positions of g[r][pos] * x[n][pos], NR outputs by NC vectors of channels.
+// The sum over positions starts at zero, so that no chain of additions is longer than a tile.
 template <class Acc, int bytes, int NR, int NC>
 void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride, int64_t positions, Acc* const* sums) {
   constexpr int lanes = kLanes<Acc, bytes>;
@@ -83,7 +85,7 @@ void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride
   for (int n = 0; n < NC; ++n) {
     source[n] = x[n];
 #pragma GCC unroll 8
-    for (int r = 0; r < NR; ++r) acc[r][n] = load_vector<Acc, bytes>(sums[n] + r * lanes);
+    for (int r = 0; r < NR; ++r) acc[r][n] = V{};
   }
   for (int64_t pos = 0; pos < positions; ++pos) {
     V value[NC];
@@ -97,7 +99,8 @@ void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride
 #pragma GCC unroll 8
   for (int n = 0; n < NC; ++n)
 #pragma GCC unroll 8
-    for (int r = 0; r < NR; ++r) store_vector<Acc, bytes>(sums[n] + r * lanes, acc[r][n]);
+    for (int r = 0; r < NR; ++r)
+      store_vector<Acc, bytes>(sums[n] + r * lanes, load_vector<Acc, bytes>(sums[n] + r * lanes) + acc[r][n]);
 }
 
 template <class Acc>
@@ -136,7 +139,7 @@ void weight_gradient(const ConvParams& p) {
   const int64_t work = round_up(std::max(pack_work(p, plan), 4 * (plan.tile_w + 16)), 16);
   const int64_t gradients = plan.hw_units * unit_stride + 16;
   const int64_t floats = round_up(turned + packed + work + gradients + num_sums, 16);
-  const size_t per_thread = size_t(floats) * sizeof(Acc) + size_t(num_out) * sizeof(double) + 64;
+  const size_t per_thread = size_t(floats) * sizeof(Acc) + size_t(num_sums + num_out) * sizeof(double) + 64;
   const size_t thread_bytes = (per_thread + 63) / 64 * 64;
   const int64_t samples = p.per_sample ? p.batch : 1, jobs = plan.jobs / samples;
   const int threads = int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
@@ -144,9 +147,10 @@ void weight_gradient(const ConvParams& p) {
   auto sums_of = [&](int thread) {
     return reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes) + turned + packed + work + gradients;
   };
-  auto bias_of = [&](int thread) {
+  auto total_of = [&](int thread) {
     return reinterpret_cast<double*>(memory + size_t(thread) * thread_bytes + size_t(floats) * sizeof(Acc));
   };
+  auto bias_of = [&](int thread) { return total_of(thread) + num_sums; };
   const Blocks out_blocks(num_out, kRows);
   struct Column {
     const Acc* x;
@@ -157,12 +161,17 @@ void weight_gradient(const ConvParams& p) {
   for (int64_t sample = 0; sample < samples; ++sample) {
     for (int thread = 0; thread < threads; ++thread) {
       std::fill_n(sums_of(thread), num_sums, Acc(0));
-      std::fill_n(bias_of(thread), num_out, 0.0);
+      std::fill_n(total_of(thread), num_sums + num_out, 0.0);
     }
     parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int thread) {
       Acc* x = reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes);
       Acc *flat = x + turned, *pack = flat + packed, *g = pack + work, *sums = sums_of(thread);
       Column* column = all_columns.data() + thread * columns;
+      auto flush = [&] {
+        double* __restrict total = total_of(thread);
+        for (int64_t i = 0; i < num_sums; ++i) total[i] += double(sums[i]), sums[i] = 0;
+      };
+      int64_t planes = 0;
       for (int64_t job = begin; job < end; ++job) {
         const Tile tile(plan, p, job + sample * jobs);
         if (padded > num_in) std::fill_n(x, turned, Acc(0));
@@ -206,7 +215,10 @@ void weight_gradient(const ConvParams& p) {
             }
           }
         }
+        planes += (tile.t1 - tile.t0) * t.parities;
+        if (planes >= kFlush) flush(), planes = 0;
       }
+      flush();
     });
     // Fold units and taps back into the kernel: the transpose of spreading.
     const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2];
@@ -232,9 +244,9 @@ void weight_gradient(const ConvParams& p) {
           std::fill(value.begin(), value.end(), 0.0);
           for (const Entry& entry : entries)
             for (int thread = 0; thread < threads; ++thread) {
-              const Acc* __restrict from = sums_of(thread) + entry.at + (b * num_out + o) * lanes;
+              const double* __restrict from = total_of(thread) + entry.at + (b * num_out + o) * lanes;
               double* __restrict to = value.data() + entry.k * lanes;
-              for (int i = 0; i < lanes; ++i) to[i] += entry.weight * double(from[i]);
+              for (int i = 0; i < lanes; ++i) to[i] += entry.weight * from[i];
             }
           const int64_t first = b * lanes, count = std::min<int64_t>(lanes, num_in - first);
           for (int64_t i = 0; i < count; ++i)

@@ -10,7 +10,7 @@
 namespace vgen::VGEN_ISA {
 namespace {
 
-constexpr int64_t kChunk = 512;
+constexpr int64_t kChunk = 2048;
 
 // fn(first element of the chunk, index into r, number of positions) for every chunk of every sample.
 template <class F>
