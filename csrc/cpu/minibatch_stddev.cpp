@@ -45,16 +45,32 @@ struct Group {
     }
     for (int64_t i = 0; i < count; ++i) mu[i] *= inverse;
   }
-  void sigma(int64_t m, int64_t f, int64_t count, const Acc* mu, Acc* out) const {
-    std::fill_n(out, count, Acc(0));
+  // Mean and standard deviation of x over the group.
+  void statistics(int64_t m, int64_t f, int64_t count, Acc* __restrict mu, Acc* __restrict sigma) const {
+    const Acc eps = Acc(p.eps);
+    if (p.group == 4) {  // the usual size: one pass, the four samples in registers
+      const S* x = static_cast<const S*>(p.x) + m * features + f;
+      const int64_t next = groups * features;
+      const S *__restrict x0 = x, *__restrict x1 = x + next, *__restrict x2 = x1 + next, *__restrict x3 = x2 + next;
+      for (int64_t i = 0; i < count; ++i) {
+        const Acc a = load<Acc>(x0[i]), b = load<Acc>(x1[i]), c = load<Acc>(x2[i]), d = load<Acc>(x3[i]);
+        const Acc mean = (a + b + c + d) * Acc(0.25);
+        const Acc da = a - mean, db = b - mean, dc = c - mean, dd = d - mean;
+        mu[i] = mean;
+        sigma[i] = std::sqrt((da * da + db * db + dc * dc + dd * dd) * Acc(0.25) + eps);
+      }
+      return;
+    }
+    mean(p.x, m, f, count, mu);
+    std::fill_n(sigma, count, Acc(0));
     for (int64_t k = 0; k < p.group; ++k) {
       const S* __restrict row = static_cast<const S*>(p.x) + sample(m, k) * features + f;
       for (int64_t i = 0; i < count; ++i) {
         const Acc d = load<Acc>(row[i]) - mu[i];
-        out[i] += d * d;
+        sigma[i] += d * d;
       }
     }
-    for (int64_t i = 0; i < count; ++i) out[i] = std::sqrt(out[i] * inverse + Acc(p.eps));
+    for (int64_t i = 0; i < count; ++i) sigma[i] = std::sqrt(sigma[i] * inverse + eps);
   }
   double statistic_gradient(int64_t m) const {
     double sum = 0;
@@ -98,16 +114,16 @@ void forward(const MinibatchStddevParams& p) {
   group.run(
       [&](int64_t m, int64_t f, int64_t count) {
         Acc mu[kBlock], sigma[kBlock];
-        group.mean(p.x, m, f, count, mu);
-        group.sigma(m, f, count, mu, sigma);
+        group.statistics(m, f, count, mu, sigma);
         for (int64_t k = 0; k < p.group; ++k) {
           const int64_t b = group.sample(m, k);
           copy_features(p, static_cast<const S*>(p.x) + b * group.features, false, static_cast<S*>(p.y) + b * group.wide, true,
                         f, count);
         }
-        double sum = 0;
-        for (int64_t i = 0; i < count; ++i) sum += double(sigma[i]);
-        return sum;
+        Acc sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < count; ++i) sum += sigma[i];
+        return double(sum);
       },
       [&](int64_t m, double sum) { group.fill_statistic(m, sum / double(group.features)); });
 }
@@ -121,8 +137,7 @@ void backward(const MinibatchStddevParams& p) {
   group.run(
       [&](int64_t m, int64_t f, int64_t count) {
         Acc mu[kBlock], sigma[kBlock];
-        group.mean(p.x, m, f, count, mu);
-        group.sigma(m, f, count, mu, sigma);
+        group.statistics(m, f, count, mu, sigma);
         for (int64_t i = 0; i < count; ++i) sigma[i] = scale[m] / sigma[i];
         for (int64_t k = 0; k < p.group; ++k) {
           const int64_t b = group.sample(m, k);
@@ -150,8 +165,7 @@ void double_backward(const MinibatchStddevParams& p) {
   group.run(
       [&](int64_t m, int64_t f, int64_t count) {
         Acc mu[kBlock], sigma[kBlock], mean_v[kBlock], dot[kBlock] = {};
-        group.mean(p.x, m, f, count, mu);
-        group.sigma(m, f, count, mu, sigma);
+        group.statistics(m, f, count, mu, sigma);
         group.mean(p.v, m, f, count, mean_v);
         for (int64_t k = 0; k < p.group; ++k) {
           const int64_t at = group.sample(m, k) * group.features + f;
