@@ -42,7 +42,7 @@ sanitize: venv
 	cd build/sanitize && VGEN_FAST_SANITIZE=1 VGEN_FAST_CUDA=0 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd build/sanitize && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(CURDIR)/$(BIN)/python -m pytest -x tests/ops/test_ops.py -k cpp
+	  $(CURDIR)/$(BIN)/python tests/every_isa.py -x tests/ops/test_ops.py -k "cpp and not gpu"
 
 clean:
 	rm -rf .venv build dist *.egg-info vgen_fast/_C*.so
