@@ -1,7 +1,7 @@
 """Builds vgen_fast._C, the torch-free extension, with ninja; everything else is in pyproject.toml.
 
-VGEN_FAST_CUDA = auto (nvcc found; default), 1 (nvcc required) or 0; VGEN_FAST_CUDA_ARCHS = "80;90"; VGEN_FAST_SANITIZE = 1
-builds with ASAN and UBSAN. CUDA_HOME, CXX and MAX_JOBS are honoured.
+VGEN_FAST_CUDA = auto (nvcc found; default), 1 (nvcc required) or 0; VGEN_FAST_CUDA_ARCHS = "80;90";
+VGEN_FAST_SANITIZE = 1 builds with ASAN and UBSAN. CUDA_HOME, CXX and MAX_JOBS are honoured.
 """
 
 import os
@@ -21,7 +21,9 @@ ISAS = {  # one object per CPU source and instruction set, chosen at import
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mf16c",
 }
-SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
+SANITIZE = (
+    "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
+)
 CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp -fno-math-errno -fvisibility=hidden -Wall -Wextra -Icsrc"
 NVCCFLAGS = "-std=c++17 -O3 -Icsrc -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
 
@@ -31,7 +33,8 @@ def find_nvcc() -> str | None:
     if wanted == "0":
         return None
     home = os.environ.get("CUDA_HOME")
-    nvcc = shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    places = (f"{home}/bin" if home else None, "/usr/local/cuda/bin")
+    nvcc = next((found for place in places if (found := shutil.which("nvcc", path=place))), None)
     if nvcc is None and wanted == "1":
         sys.exit(f"VGEN_FAST_CUDA=1, but nvcc is neither in {home or 'PATH'} nor in /usr/local/cuda/bin")
     return nvcc
@@ -39,23 +42,26 @@ def find_nvcc() -> str | None:
 
 def library_paths(nvcc: str) -> str:
     """Where nvcc (often a wrapper script) says its libraries are."""
-    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull], capture_output=True, text=True).stderr
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
     return " ".join(path for path in re.findall(r'-L[^\s"]+', said) if "stubs" not in path)
 
 
 def ninja_file(target: Path, nvcc: str | None) -> str:
     archs = os.environ.get("VGEN_FAST_CUDA_ARCHS", "80;90").split(";")
     cuda = f'-DVGEN_CUDA=\\"{",".join(archs)}\\"' if nvcc else ""
-    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs] + [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
     include = f"-I{pybind11.get_include()} -I{__import__('sysconfig').get_paths()['include']}"
+    depends = "-MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
     lines = [
         "builddir = build",
         f"cxx = {os.environ.get('CXX', 'g++')}",
-        f"rule cxx\n  command = $cxx {CXXFLAGS} $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        f"rule cxx\n  command = $cxx {CXXFLAGS} $flags {depends}",
         f"rule link\n  command = $cxx -shared {SANITIZE} -fopenmp $in -o $out $libs",
     ]
     if nvcc:
-        lines.append(f"rule nvcc\n  command = {nvcc} {NVCCFLAGS} {' '.join(codes)} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc")
+        lines.append(f"rule nvcc\n  command = {nvcc} {NVCCFLAGS} {' '.join(codes)} {depends}")
     objects = []
 
     def compile(rule: str, source: Path, name: str, flags: str = "") -> None:
@@ -84,7 +90,9 @@ class NinjaBuild(build_ext):
         except subprocess.CalledProcessError:
             if nvcc is None or os.environ.get("VGEN_FAST_CUDA") == "1":
                 raise
-            print("vgen_fast: THE CUDA PART DID NOT COMPILE; building for CPU only (VGEN_FAST_CUDA=1 makes this an error)")
+            print(
+                "vgen_fast: THE CUDA PART DID NOT COMPILE; building for CPU only (VGEN_FAST_CUDA=1 makes this an error)"
+            )
             self.run_ninja(target, None)
 
     def run_ninja(self, target: Path, nvcc: str | None) -> None:

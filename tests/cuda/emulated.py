@@ -33,8 +33,18 @@ EXPORT void set_max_shared(int bytes) { emulator::state().max_shared = size_t(by
 def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = ()):
     """The module `_C` whose `_cuda` launchers run emulated (or one source of them, with text replaced in a copy), and
     the emulator's own switches as `module.emulator`."""
-    include = [f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_paths()["include"], ROOT / "tests/cuda", ROOT / "csrc")]
-    flags = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-DVGEN_CUDA_EMULATED", '-DVGEN_CUDA="emulated"', "-w"]
+    include = [
+        f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_paths()["include"], ROOT / "tests/cuda", ROOT / "csrc")
+    ]
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-DVGEN_CUDA_EMULATED",
+        '-DVGEN_CUDA="emulated"',
+        "-w",
+    ]
     flags += ['-DPYBIND11_COMPILER_TYPE="_emulated"', "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
     (folder / "counters").mkdir()
     (folder / "counters/counters.cpp").write_text(COUNTERS)

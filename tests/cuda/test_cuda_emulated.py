@@ -22,7 +22,17 @@ def randn(*shape, dtype=torch.float32, seed=0):
 
 # ------------------------------------------------------------------------------------------------------- pixel norm
 
-NORM_SHAPES = [(1, 1, 1, 1, 1), (2, 8, 1, 4, 8), (1, 3, 1, 5, 7), (2, 16, 2, 3, 8), (1, 24, 1, 1, 9), (3, 17, 1, 2, 8), (1, 64, 1, 3, 11), (1, 260, 1, 1, 5), (1, 8, 3, 19, 23)]
+NORM_SHAPES = [
+    (1, 1, 1, 1, 1),
+    (2, 8, 1, 4, 8),
+    (1, 3, 1, 5, 7),
+    (2, 16, 2, 3, 8),
+    (1, 24, 1, 1, 9),
+    (3, 17, 1, 2, 8),
+    (1, 64, 1, 3, 11),
+    (1, 260, 1, 1, 5),
+    (1, 8, 3, 19, 23),
+]
 
 
 @TYPES
@@ -41,7 +51,9 @@ def test_pixel_norm_matches_reference(emulated_module, shape, channels_last, dty
     y = Guarded(shape, dtype, channels_last, offset)
     r = Guarded((shape[0], *shape[2:]), compute_dtype(dtype))
     at = where(emulated_module, x)
-    emulated_module.pixel_norm_forward(at, address(x), address(y.tensor), address(r.tensor), shape, x.stride(), slope, eps)
+    emulated_module.pixel_norm_forward(
+        at, address(x), address(y.tensor), address(r.tensor), shape, x.stride(), slope, eps
+    )
     assert error(y.result(), exact) < TOLERANCE[dtype]
     a = torch.where(wide > 0, wide, wide * slope)
     assert error(r.result(), (a.square().mean(1) + eps).rsqrt()) < TOLERANCE[compute_dtype(dtype)]
@@ -57,7 +69,10 @@ def test_pixel_norm_matches_reference(emulated_module, shape, channels_last, dty
 @pytest.mark.parametrize("offset", [0, 1])
 def test_mask_matches_derivative(emulated_module, size, offset, dtype):
     shape = (1, 1, 1, 1, size)
-    g, y = laid_out(randn(*shape, dtype=dtype), False, offset), laid_out(randn(*shape, dtype=dtype, seed=2), False, offset)
+    g, y = (
+        laid_out(randn(*shape, dtype=dtype), False, offset),
+        laid_out(randn(*shape, dtype=dtype, seed=2), False, offset),
+    )
     gz = Guarded(shape, dtype, False, offset)
     at = where(emulated_module, g)
     emulated_module.pixel_norm_backward(at, address(g), address(y), 0, address(gz.tensor), shape, g.stride(), 0.25, 1.5)
@@ -71,7 +86,16 @@ def test_mask_matches_derivative(emulated_module, size, offset, dtype):
 @TYPES
 @LAYOUTS
 @pytest.mark.parametrize(
-    ("shape", "group"), [((1, 1, 1, 1, 1), 1), ((4, 3, 1, 2, 5), 2), ((8, 16, 1, 4, 4), 4), ((6, 7, 2, 5, 9), 3), ((9, 5, 1, 3, 3), 9), ((2, 1, 1, 1, 700), 2)], ids=str
+    ("shape", "group"),
+    [
+        ((1, 1, 1, 1, 1), 1),
+        ((4, 3, 1, 2, 5), 2),
+        ((8, 16, 1, 4, 4), 4),
+        ((6, 7, 2, 5, 9), 3),
+        ((9, 5, 1, 3, 3), 9),
+        ((2, 1, 1, 1, 700), 2),
+    ],
+    ids=str,
 )
 def test_minibatch_stddev_matches_reference(emulated_module, shape, group, channels_last, dtype):
     eps, wide_shape = 1e-2, (shape[0], shape[1] + 1, *shape[2:])
@@ -87,13 +111,17 @@ def test_minibatch_stddev_matches_reference(emulated_module, shape, group, chann
     emulated_module.minibatch_stddev_forward(at, address(x), address(y.tensor), sizes, group, channels_last, eps)
     assert error(y.result(), exact) < TOLERANCE[dtype]
     gx = Guarded(shape, dtype, channels_last)
-    emulated_module.minibatch_stddev_backward(at, address(g), address(x), address(gx.tensor), sizes, group, channels_last, eps)
+    emulated_module.minibatch_stddev_backward(
+        at, address(g), address(x), address(gx.tensor), sizes, group, channels_last, eps
+    )
     assert error(gx.result(), exact_gx) < TOLERANCE[dtype]
     gg, gxx = Guarded(wide_shape, dtype, channels_last), Guarded(shape, dtype, channels_last)
     tensors = (address(t) for t in (v, g, x, gg.tensor, gxx.tensor))
     emulated_module.minibatch_stddev_double_backward(at, *tensors, sizes, group, channels_last, eps)
     assert error(gg.result(), exact_gg) < TOLERANCE[dtype]
-    assert float((gxx.result().double() - exact_gxx).abs().max()) <= 2 * TOLERANCE[dtype] * max(1e-3, float(exact_gxx.abs().max()))
+    assert float((gxx.result().double() - exact_gxx).abs().max()) <= 2 * TOLERANCE[dtype] * max(
+        1e-3, float(exact_gxx.abs().max())
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ convolution
@@ -102,7 +130,9 @@ IDENTITY = (1, 1, 1)
 
 
 class Case:
-    def __init__(self, batch, inputs, outputs, size, kernel=(3, 3, 3), padding=None, up=IDENTITY, down=IDENTITY, **options):
+    def __init__(
+        self, batch, inputs, outputs, size, kernel=(3, 3, 3), padding=None, up=IDENTITY, down=IDENTITY, **options
+    ):
         self.batch, self.inputs, self.outputs, self.size, self.kernel = batch, inputs, outputs, size, kernel
         self.padding = padding or tuple((k - 1) // 2 for k in kernel)
         self.up, self.down = up, down
@@ -118,8 +148,16 @@ class Case:
         assert not options
 
     def __str__(self):
-        parts = [f"{self.batch}x{self.inputs}-{self.outputs}", "x".join(map(str, self.size)), "k" + "".join(map(str, self.kernel))]
-        parts += [f"{name}{''.join(map(str, factor))}" for name, factor in (("up", self.up), ("down", self.down)) if factor != IDENTITY]
+        parts = [
+            f"{self.batch}x{self.inputs}-{self.outputs}",
+            "x".join(map(str, self.size)),
+            "k" + "".join(map(str, self.kernel)),
+        ]
+        parts += [
+            f"{name}{''.join(map(str, factor))}"
+            for name, factor in (("up", self.up), ("down", self.down))
+            if factor != IDENTITY
+        ]
         parts += [name for name in ("per_sample", "noise", "pixel_norm", "offset") if getattr(self, name)]
         return "-".join(parts)
 
@@ -128,7 +166,15 @@ class Case:
 
     def sizes(self):
         channels = [self.batch, self.inputs, self.outputs]
-        return channels, list(self.size), list(self.out_size), list(self.kernel), list(self.padding), list(self.up), list(self.down)
+        return (
+            channels,
+            list(self.size),
+            list(self.out_size),
+            list(self.kernel),
+            list(self.padding),
+            list(self.up),
+            list(self.down),
+        )
 
 
 def convolution(x, w, case):
@@ -136,7 +182,9 @@ def convolution(x, w, case):
     for axis, factor in enumerate(case.up):
         x = x.repeat_interleave(factor, dim=2 + axis)
     pad = []
-    for n, k, p, out, down in reversed(list(zip(x.shape[2:], case.kernel, case.padding, case.out_size, case.down, strict=True))):
+    for n, k, p, out, down in reversed(
+        list(zip(x.shape[2:], case.kernel, case.padding, case.out_size, case.down, strict=True))
+    ):
         pad += [p, out * down + k - 1 - p - n]
     x = torch.nn.functional.pad(x, pad)
     if case.per_sample:
@@ -286,7 +334,9 @@ def test_same_input_gives_the_same_bits(emulated_module):
     for _ in range(2):
         gw, gb = torch.empty(8, 8, 3, 3, 3), torch.empty(1, 8)
         tensors = (address(t) for t in (x, g, gw, gb))
-        emulated_module.modulated_conv3d_weight_gradient(where(emulated_module, x), *tensors, *case.sizes(), x.stride(), g.stride(), False)
+        emulated_module.modulated_conv3d_weight_gradient(
+            where(emulated_module, x), *tensors, *case.sizes(), x.stride(), g.stride(), False
+        )
         results.append((gw, gb))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
@@ -309,7 +359,9 @@ def test_autograd_holds_to_second_order_through_the_emulated_kernels(emulated_mo
 
         assert torch.autograd.gradgradcheck(run, (x, w, bias), fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda x: calls["pixel_norm"](x, slope=0.2, impl="cpp"), (x,), fast_mode=True)
-    assert torch.autograd.gradgradcheck(lambda x: calls["minibatch_stddev"](x, group_size=2, impl="cpp"), (x,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(
+        lambda x: calls["minibatch_stddev"](x, group_size=2, impl="cpp"), (x,), fast_mode=True
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the harness itself
@@ -323,7 +375,10 @@ def test_harness_catches_a_wrong_pixel_norm(tmp_path):
 
 def test_harness_catches_a_missing_wait_and_a_missing_barrier(tmp_path):
     edits = [
-        ("            wait_copies<0>();\n          }\n          __syncthreads();", "            wait_copies<9>();\n          }\n          __syncthreads();"),
+        (
+            "            wait_copies<0>();\n          }\n          __syncthreads();",
+            "            wait_copies<9>();\n          }\n          __syncthreads();",
+        ),
         ("rounds; ++round) {\n        __syncthreads();", "rounds; ++round) {"),
     ]
     planted = emulated.build(tmp_path, "modulated_conv3d.cu", edits)

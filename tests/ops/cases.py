@@ -32,7 +32,9 @@ class Case:
 
     def tensors(self, dtype: torch.dtype, seed: int = 0, device: str = "cpu") -> Tensors:
         generator = torch.Generator().manual_seed(seed)
-        draw = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in self.shapes.items()}
+        draw = {
+            name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in self.shapes.items()
+        }
         return {name: tensor.to(device=device, dtype=dtype) for name, tensor in draw.items()}
 
 
@@ -42,19 +44,26 @@ def plain_conv(x, weight, style=None, bias=None, noise=None, *, up=1, down=1, pa
     if image:
         x, weight = x.unsqueeze(2), weight.unsqueeze(2)
         noise = None if noise is None else noise.unsqueeze(2)
-    triple = lambda value: (1, value, value) if image and isinstance(value, int) else (value,) * 3 if isinstance(value, int) else value  # noqa: E731, E501
-    kernel = weight.shape[2:]
-    sides = tuple((k - 1) // 2 for k in kernel) if padding == "same" else (0, 0, 0) if padding == "valid" else triple(padding)
-    if image and isinstance(padding, int):
-        sides = (0, padding, padding)
+
+    def triple(value):
+        if not isinstance(value, int):
+            return value
+        return (1 if image else value, value, value)
+
+    if padding in ("same", "valid"):
+        sides = tuple((k - 1) // 2 if padding == "same" else 0 for k in weight.shape[2:])
+    else:
+        sides = (0, padding, padding) if image and isinstance(padding, int) else triple(padding)
     y = reference.modulated_conv3d.modulated_conv3d(
         x, weight, style, bias=bias, noise=noise, up=triple(up), down=triple(down), padding=sides, **options
     )
     return y.squeeze(2) if image else y
 
 
-def conv(name: str, channels: tuple[int, int], size: tuple[int, ...], *, batch=2, taps=3, style=False, bias=True, noise=None,
-         critic=True, **options) -> Case:  # fmt: skip
+def conv(
+    name: str, channels: tuple[int, int], size: tuple[int, ...], *, batch=2, taps=3, style=False, bias=True, noise=None,
+    critic=True, **options,
+) -> Case:  # fmt: skip
     num_in, num_out = channels
     taps = (taps,) * len(size) if isinstance(taps, int) else taps
     shapes = {"x": (batch, num_in, *size), "weight": (num_out, num_in, *taps)}
@@ -116,7 +125,12 @@ def add(op: str, name: str, shapes: dict, call: Callable, plain: Callable, **opt
     CASES.append(Case(op, name, shapes, call, plain, **options))
 
 
-for name, shape in {"video": (2, 5, 3, 4, 7), "image": (2, 8, 5, 9), "one": (1, 1, 1, 1, 1), "chunks": (1, 3, 3, 13, 17)}.items():
+for name, shape in {
+    "video": (2, 5, 3, 4, 7),
+    "image": (2, 8, 5, 9),
+    "one": (1, 1, 1, 1, 1),
+    "chunks": (1, 3, 3, 13, 17),
+}.items():
     add(
         "pixel_norm", name, {"x": shape},
         lambda tensors, impl: ops.pixel_norm(**tensors, impl=impl),
@@ -131,8 +145,8 @@ for name, shape in {"video": (2, 5, 3, 4, 7), "image": (2, 8, 5, 9), "one": (1, 
     )  # fmt: skip
 
 for name, shape, group in [
-    ("video", (8, 3, 2, 5, 7), 4), ("image", (4, 6, 4, 5), 2), ("whole_batch", (3, 5, 2, 3, 3), 4), ("one", (1, 1, 1, 1, 1), 4),
-    ("blocks", (4, 7, 3, 5, 11), 4),
+    ("video", (8, 3, 2, 5, 7), 4), ("image", (4, 6, 4, 5), 2), ("whole_batch", (3, 5, 2, 3, 3), 4),
+    ("one", (1, 1, 1, 1, 1), 4), ("blocks", (4, 7, 3, 5, 11), 4),
 ]:  # fmt: skip
     add(
         "minibatch_stddev", name, {"x": shape},

@@ -43,7 +43,7 @@ def gradients(output: Tensor, tensors: Tensors, seed: int = 1, create_graph: boo
 
 
 def assert_close(got: Tensor, plain: Tensor, exact: Tensor, what: str, factor: float = 2.0) -> None:
-    """The tolerance rule: at most `factor` times the error of plain PyTorch in the same type, plus a few ulps of the scale."""
+    """The tolerance rule: at most `factor` times plain PyTorch's error in the same type, plus ulps of the scale."""
     assert got.shape == exact.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(exact.shape)}"
     assert got.isfinite().all(), f"{what}: not finite"
     exact = exact.double()
@@ -71,7 +71,10 @@ def check_value_and_gradient(case: Case, impl: str, call: Call, dtype: torch.dty
 def layouts(x: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The same values with other strides."""
     if x.ndim >= 4:
-        yield "channels-last", x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+        yield (
+            "channels-last",
+            x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d),
+        )
     wide = torch.full((*x.shape[:-1], 2 * x.shape[-1] + 1), torch.nan, dtype=x.dtype, device=x.device)
     wide[..., 1::2] = x
     yield "every other element, offset 1", wide[..., 1::2]
@@ -171,10 +174,11 @@ def check_penalty(case: Case, impl: str, call: Call, device: str) -> None:
             found = []
             for function in (lambda tensors: call(tensors, impl), case.plain):
                 tensors = leaves(case.tensors(torch.float64, seed=7, device=device))
-                mix = torch.linspace(0.5, 1.5, tensors[first].shape[1], dtype=torch.float64, device=device).requires_grad_()
+                mix = torch.linspace(0.5, 1.5, tensors[first].shape[1], dtype=torch.float64, device=device)
+                mix.requires_grad_()
                 shape = [1, -1] + [1] * (tensors[first].ndim - 2)
 
-                def critic(x: Tensor, tensors=tensors, mix=mix, shape=shape, function=function) -> Tensor:
+                def critic(x, tensors=tensors, mix=mix, shape=shape, function=function, inside=inside) -> Tensor:
                     y = function({**tensors, first: torch.tanh(x * mix.reshape(shape))})
                     y = y.reshape(len(y), -1)
                     y = (y.tanh() * y + x.flatten(1).sum(1, keepdim=True).square()) if inside else y

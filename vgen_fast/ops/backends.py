@@ -33,6 +33,6 @@ def backends() -> list[Backend]:
             for impl in IMPLEMENTATIONS:
                 absent = device == "cuda" and not torch.cuda.is_available()
                 reason = "torch sees no GPU" if absent else unavailable(impl, device)
-                lacks = getattr(module, "lacks", None)
+                lacks = getattr(module, "lacks", None)  # of ops that have not every implementation
                 rows.append(Backend(op, device, impl, reason or (lacks(impl, device) if lacks else None)))
     return rows

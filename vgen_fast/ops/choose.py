@@ -60,7 +60,7 @@ def unavailable(impl: str, device: str) -> str | None:
         if native.MISSING is not None:
             return native.MISSING
         if device == "cuda" and not native._C.cuda_archs:
-            return "the extension was built without CUDA (nvcc was not found)"
+            return "the extension has no CUDA part: no nvcc when it was built, VGEN_FAST_CUDA=0, or it did not compile"
         return None
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"

@@ -44,7 +44,8 @@ def has_shape(op: str, name: str, x: Tensor, wanted: Sequence[int], legend: str)
 def finite_number(op: str, name: str, value: object, minimum: float = -float("inf")) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not minimum <= value < float("inf"):
-        fail(op, name, "a finite number" + (f" of at least {minimum:g}" if minimum > -float("inf") else ""), repr(value))
+        bound = f" of at least {minimum:g}" if minimum > -float("inf") else ""
+        fail(op, name, f"a finite number{bound}", repr(value))
 
 
 def positive_integer(op: str, name: str, value: object) -> None:

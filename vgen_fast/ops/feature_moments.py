@@ -39,7 +39,7 @@ class FeatureMoments:
         self._choose()
 
     def _choose(self) -> str:
-        return choose(OP, self.impl, self.device, lambda impl: _supports(impl, self.device))
+        return choose(OP, self.impl, self.device, lambda impl: lacks(impl, self.device.type))
 
     @property
     def device(self) -> torch.device:
@@ -173,8 +173,9 @@ class FeatureMoments:
         self.load_state_dict(state["state"])
 
 
-def _supports(impl: str, device: torch.device) -> str | None:
-    if impl == "cpp" and device.type == "cuda":
+def lacks(impl: str, device: str) -> str | None:
+    """Why this op has no such implementation for this kind of device, or None."""
+    if impl == "cpp" and device == "cuda":
         return "the C++ update runs on CPU; CUDA tensors have triton or the reference (cuBLAS)"
     return None
 

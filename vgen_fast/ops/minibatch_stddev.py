@@ -85,7 +85,9 @@ def _backward(g, x, group, eps, impl):
     if impl == "triton":
         _kernel().minibatch_stddev_backward(g, x, gx, group, eps)
     else:
-        _C.minibatch_stddev_backward(where(x), address(g), address(x), address(gx), _sizes(x), group, channels_last(x), eps)
+        _C.minibatch_stddev_backward(
+            where(x), address(g), address(x), address(gx), _sizes(x), group, channels_last(x), eps
+        )
     return gx
 
 

@@ -123,7 +123,8 @@ def _check(x, weight, style, bias, noise, slope, gain, eps) -> bool:
 
 def _factors(name: str, value: int | tuple[int, ...], axes: int) -> Triple:
     factors = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(factors) not in (axes, 3) or any(f not in (1, 2) for f in factors) or (axes == 2 and len(factors) == 3 and factors[0] != 1):
+    in_time = axes == 2 and len(factors) == 3 and factors[0] != 1
+    if len(factors) not in (axes, 3) or in_time or any(f not in (1, 2) for f in factors):
         expect.fail(OP, name, "1, 2 or one of them per axis", value)
     return factors if len(factors) == 3 else (1, *factors)
 
@@ -134,10 +135,14 @@ def _padding(padding: str | int | tuple[int, ...], kernel: Triple, image: bool) 
     if padding == "valid":
         return (0, 0, 0)
     axes = 2 if image else 3
-    sides = (padding,) * axes if isinstance(padding, int) else tuple(padding) if isinstance(padding, (tuple, list)) else ()
-    if len(sides) != axes or any(not isinstance(n, int) or n < 0 for n in sides):
+    sides = (padding,) * axes if isinstance(padding, int) else padding
+    if (
+        not isinstance(sides, (tuple, list))
+        or len(sides) != axes
+        or any(not isinstance(n, int) or n < 0 for n in sides)
+    ):
         expect.fail(OP, "padding", f"'same', 'valid', an integer or {axes} of them", repr(padding))
-    return (0, *sides) if image else sides
+    return (0, *sides) if image else tuple(sides)
 
 
 # ---------------------------------------------------------------------------------------------------- registered ops
@@ -153,7 +158,8 @@ torch.library.define(
     f"(Tensor x, Tensor g, SymInt[] kernel, {FLAGS}, bool per_sample, str impl) -> (Tensor, Tensor)",
 )
 torch.library.define(
-    "vgen_fast::act_backward", "(Tensor g, Tensor y, Tensor r, float slope, float gain, bool pixel_norm, str impl) -> Tensor"
+    "vgen_fast::act_backward",
+    "(Tensor g, Tensor y, Tensor r, float slope, float gain, bool pixel_norm, str impl) -> Tensor",
 )
 
 
@@ -225,8 +231,9 @@ def _act_backward(g, y, r, slope, gain, pixel_norm, impl):
         kernel.pixel_norm_backward(g, y, r if pixel_norm else None, gz, slope, gain)
     elif y.numel():
         _C.pixel_norm_backward(
-            where(y), address(g), address(y), address(r if pixel_norm else None), address(gz), y.shape, y.stride(), slope, gain
-        )
+            where(y), address(g), address(y), address(r if pixel_norm else None), address(gz), y.shape, y.stride(),
+            slope, gain,
+        )  # fmt: skip
     return gz
 
 
@@ -246,7 +253,8 @@ def _flipped(w: Tensor) -> Tensor:
 def _input_gradient(g, w, up, down, padding, size, impl) -> Tensor:
     mirrored = [k - 1 - p for k, p in zip(w.shape[-3:], padding, strict=True)]
     gain = math.prod(up) / math.prod(down)  # the sum over copies is `prod(up)` times their average
-    return torch.ops.vgen_fast.conv_act(g, _flipped(w), None, None, 1.0, gain, False, down, up, mirrored, size, 0.0, impl)[0]
+    flags = (1.0, gain, False, down, up, mirrored, size, 0.0, impl)
+    return torch.ops.vgen_fast.conv_act(g, _flipped(w), None, None, *flags)[0]
 
 
 def _sum_to(g: Tensor, shape: torch.Size) -> Tensor:
@@ -264,14 +272,18 @@ def _conv_act_setup(ctx, inputs, output):
 
 def _conv_act_backward(ctx, gy, _):
     x, w, bias, noise, y, r = ctx.saved_tensors
-    slope, gain, pixel_norm, up, down, padding, size, eps, impl = ctx.flags
+    slope, gain, pixel_norm, up, down, padding, *_, impl = ctx.flags
     wants = list(ctx.needs_input_grad[:4])
     if not weight_gradients_wanted() and w.ndim == 5:
         wants[1:3] = False, False
     if pixel_norm and torch.is_grad_enabled():
         grads = _through_reference(ctx, gy, wants)
     else:
-        gz = gy * gain if y is None else torch.ops.vgen_fast.act_backward(gy, y, y.new_empty(0) if r is None else r, slope, gain, pixel_norm, impl)
+        if y is None:
+            gz = gy * gain
+        else:
+            r = y.new_empty(0) if r is None else r
+            gz = torch.ops.vgen_fast.act_backward(gy, y, r, slope, gain, pixel_norm, impl)
         grads = [None] * 4
         if wants[0]:
             grads[0] = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl)
@@ -285,8 +297,8 @@ def _conv_act_backward(ctx, gy, _):
 
 
 def _through_reference(ctx, gy, wants):
-    """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is plain PyTorch."""
-    inputs = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:4]]  # may be one tensor
+    """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is PyTorch's."""
+    inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:4]]  # two may be one tensor
     slope, gain, _, *rest = ctx.flags
     a, _ = torch.ops.vgen_fast.conv_act(*inputs, slope, gain, False, *rest)
     y = reference_pixel_norm(a, eps=rest[-2])
@@ -299,7 +311,7 @@ torch.library.register_autograd("vgen_fast::conv_act", _conv_act_backward, setup
 
 
 def _weight_gradient_setup(ctx, inputs, output):
-    x, g, kernel, up, down, padding, per_sample, impl = inputs
+    x, g, _, up, down, padding, _, impl = inputs
     ctx.save_for_backward(x, g)
     ctx.flags = (up, down, padding, impl)
 
@@ -310,7 +322,8 @@ def _weight_gradient_backward(ctx, vw, vb):
     gx = _input_gradient(g, vw, up, down, padding, x.shape[2:], impl) if ctx.needs_input_grad[0] else None
     gg = None
     if ctx.needs_input_grad[1]:
-        gg = torch.ops.vgen_fast.conv_act(x, vw, vb, None, 1.0, 1.0, False, up, down, padding, g.shape[2:], 0.0, impl)[0]
+        flags = (1.0, 1.0, False, up, down, padding, g.shape[2:], 0.0, impl)
+        gg, _ = torch.ops.vgen_fast.conv_act(x, vw, vb, None, *flags)
     return gx, gg, *[None] * 6
 
 
@@ -320,7 +333,7 @@ torch.library.register_autograd(
 
 
 def _act_backward_setup(ctx, inputs, output):
-    g, y, r, *ctx.flags = inputs
+    _, y, r, *ctx.flags = inputs
     ctx.save_for_backward(y, r)
 
 

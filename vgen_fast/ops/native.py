@@ -8,9 +8,11 @@ try:
 
     MISSING = None
 except ImportError as error:
-    _C, MISSING = None, f"the compiled extension vgen_fast._C cannot be imported ({error}); reinstall with a C++ compiler"
+    _C = None
+    MISSING = f"the compiled extension vgen_fast._C cannot be imported ({error}); reinstall with a C++ compiler"
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # the order of Dtype in csrc/dtypes.h
+# The order of Dtype in csrc/dtypes.h.
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

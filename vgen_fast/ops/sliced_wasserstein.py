@@ -20,6 +20,13 @@ FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
 TRITON_SAMPLES = 1024  # kernels/sliced_wasserstein.py sorts a column inside one program
 
 
+def lacks(impl: str, device: str) -> str | None:
+    """Why this op has no such implementation for this kind of device, or None."""
+    if impl == "cpp" and device == "cuda":
+        return "the C++ kernels run on CPU; CUDA tensors have triton or the reference"
+    return None
+
+
 def sliced_wasserstein(
     x: Tensor,
     y: Tensor,
@@ -41,8 +48,8 @@ def sliced_wasserstein(
     projections = _check(x, y, projections, num_projections, p, seed)
 
     def supports(impl: str) -> str | None:
-        if impl == "cpp" and x.is_cuda:
-            return "the C++ sort runs on CPU; CUDA tensors have triton or the reference"
+        if reason := lacks(impl, x.device.type):
+            return reason
         if impl == "triton" and max(len(x), len(y)) > TRITON_SAMPLES:
             return f"one program sorts at most {TRITON_SAMPLES} samples, got {max(len(x), len(y))}"
         return None
@@ -239,8 +246,8 @@ def sliced_head(
     expect.finite_number(HEAD, "slope", slope)
 
     def supports(impl: str) -> str | None:
-        if impl == "cpp" and y.is_cuda:
-            return "the C++ kernels run on CPU; CUDA tensors have triton or the reference"
+        if reason := lacks(impl, y.device.type):
+            return reason
         return "an empty batch has nothing to fuse" if y.shape[0] == 0 else None
 
     impl = choose(HEAD, impl if y.shape[0] else None, y.device, supports)

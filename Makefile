@@ -1,0 +1,49 @@
+# The first target that needs it makes .venv; later ones reuse it. PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+BUILD := setuptools pybind11 ninja
+PIP := $(BIN)/pip install --disable-pip-version-check -q
+
+.PHONY: venv test lint bench cuda-check sanitize clean
+
+venv: .venv/ready
+
+# torch first and alone, exactly as pinned: a looser request would bring gigabytes of CUDA libraries.
+.venv/ready: constraints.txt pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) -c constraints.txt $(BUILD)
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lint]"
+	touch $@
+
+# Rebuilds what changed in csrc.
+test: venv
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m compileall -q vgen_fast kernels tests benchmarks examples setup.py
+
+bench: venv
+	$(BIN)/python setup.py -q build_ext --inplace
+	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python benchmarks/ops.py --table
+
+# On a machine with a GPU; installs nothing from the network. Without .venv it uses the machine's own python3.
+cuda-check:
+	$$(test -x $(BIN)/python && echo $(BIN)/python || echo python3) benchmarks/cuda_check.py
+
+# The C++ of a copy of the tree under address and undefined-behaviour sanitizers.
+sanitize: venv
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r csrc kernels tests vgen_fast setup.py pyproject.toml README.md LICENSE build/sanitize
+	rm -f build/sanitize/vgen_fast/_C*.so
+	cd build/sanitize && VGEN_FAST_SANITIZE=1 VGEN_FAST_CUDA=0 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/sanitize && LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(CURDIR)/$(BIN)/python tests/every_isa.py -x tests/ops/test_ops.py -k "cpp and not gpu"
+
+clean:
+	rm -rf .venv build dist *.egg-info vgen_fast/_C*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
