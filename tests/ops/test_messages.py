@@ -143,6 +143,7 @@ def test_no_weight_gradients_restores_after_an_exception():
     assert choose.weight_gradients_wanted()
 
 
+@pytest.mark.filterwarnings("ignore:var")  # torch's, of the variance over no elements
 def test_random_objects_are_refused_and_never_crash():
     """2,000 calls with random Python objects: a result, ValueError or TypeError, nothing else."""
     objects = [
