@@ -1,6 +1,7 @@
 """The tests are tested: ops that are wrong on purpose, each of which `check_op` must catch, and by the right check."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from vgen_fast.ops import reference
 from vgen_fast.ops.layout import channels_last
 
 from .cases import CASES, Case, Tensors, plain_conv
-from .check import Call, check_buffers, check_layouts, check_op, check_penalty
+from .check import Call, check_buffers, check_layouts, check_numerical_gradients, check_op, check_penalty
 
 BY_NAME = {str(case): case for case in CASES}
 PIXEL_NORM, STDDEV, CONV = "pixel_norm:video", "minibatch_stddev:blocks", "modulated_conv3d:bias_lrelu"
@@ -79,8 +80,8 @@ def detached_norm(x: Tensor) -> Tensor:
 
 
 def stddev(x: Tensor, neighbours: bool = False, detach: bool = False) -> Tensor:
-    """The case "blocks", whose group is the whole batch, with the faults of minibatch stddev seen in the wild."""
-    group = 2 if neighbours else 4
+    """The cases whose group is the whole batch, with the faults of minibatch stddev seen in the wild."""
+    group = 2 if neighbours else len(x)
     groups = (
         x.reshape(len(x) // group, group, *x.shape[1:]).transpose(0, 1).to(torch.promote_types(x.dtype, torch.float32))
     )
@@ -143,8 +144,8 @@ WRONG = {  # what is wrong -> case, op, what check_op says of it
     "gradient_misses_a_term": (PIXEL_NORM, from_x(detached_norm), "gradient of x: error"),
     "second_gradient_misses_a_term": (STDDEV, from_x(lambda x: stddev(x, detach=True)), "second gradient of x"),
     "corner_off_by_one_percent": (CONV, changed(corner_off), "float32: error"),
-    "not_twice_differentiable": (STDDEV, lambda case: not_twice(case, guarded=False), "does not require grad"),
-    "only_once_differentiable": (STDDEV, lambda case: not_twice(case, guarded=True), "second gradient of x"),
+    "not_twice_differentiable": (STDDEV, lambda case: not_twice(case, guarded=False), "expected to be zero"),
+    "only_once_differentiable": (STDDEV, lambda case: not_twice(case, guarded=True), "Jacobian mismatch"),
     "changes_its_input": (CONV, changes_bias, "bias was changed"),
     "ignores_slope": (CONV, ignores_slope, "float32: error"),
     "pixel_norm_ignores_slope": ("pixel_norm:video_lrelu", ignores_slope, "float32: error"),
@@ -171,6 +172,20 @@ def test_a_wrong_op_is_caught(wrong: str):
 def test_an_unwritten_element_shows_even_where_memory_held_the_right_value(name: str):
     with pytest.raises(AssertionError, match="never written"):
         check_buffers(BY_NAME[name], IMPL, changed(Unwritten.apply)(BY_NAME[name]), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "said"),
+    [
+        ("pixel_norm:one", detached_norm, "Jacobian mismatch"),
+        (PIXEL_NORM, detached_norm, "Jacobian mismatch"),
+        ("minibatch_stddev:whole_batch", lambda x: stddev(x, detach=True), "Jacobian mismatch"),
+    ],
+)
+def test_numerical_gradients_catch_what_op_and_reference_both_get_wrong(name: str, function: Callable, said: str):
+    case = replace(BY_NAME[name], plain=lambda tensors: function(tensors["x"]))
+    with pytest.raises(RuntimeError, match=said):
+        check_numerical_gradients(case, IMPL, right(case))
 
 
 @pytest.mark.parametrize("guarded", [False, True])
