@@ -21,7 +21,7 @@ _weight_gradients = True
 def using(impl: str | None) -> Iterator[None]:
     """Run every op with this implementation inside the block (process-wide: backward threads see it too)."""
     global _forced
-    if impl is not None and impl not in IMPLEMENTATIONS:
+    if impl is not None and (not isinstance(impl, str) or impl not in IMPLEMENTATIONS):
         raise ValueError(f"using: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
     before, _forced = _forced, impl
     try:
@@ -71,13 +71,13 @@ def unavailable(impl: str, device: str) -> str | None:
 
 def choose(op: str, impl: str | None, device: torch.device, supports: Callable[[str], str | None]) -> str:
     """The implementation to run; `supports(impl)` is the op's own reason against one, or None."""
-    wanted = impl or _forced
+    wanted = _forced if impl is None else impl
     if wanted is None:
         for candidate in ORDER.get(device.type, ()):
             if unavailable(candidate, device.type) is None and supports(candidate) is None:
                 return candidate
         return "reference"
-    if wanted not in IMPLEMENTATIONS:
+    if not isinstance(wanted, str) or wanted not in IMPLEMENTATIONS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {wanted!r}")
     reason = unavailable(wanted, device.type) or supports(wanted)
     if reason is None:

@@ -48,6 +48,11 @@ def finite_number(op: str, name: str, value: object, minimum: float = -float("in
         fail(op, name, f"a finite number{bound}", repr(value))
 
 
+def flag(op: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        fail(op, name, "True or False", shape(value) if isinstance(value, Tensor) else repr(value))
+
+
 def positive_integer(op: str, name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         fail(op, name, "a positive integer", repr(value))

@@ -59,6 +59,8 @@ def modulated_conv3d(
     returns [B, O, T', H', W'] in x's type and memory format
     """
     image = _check(x, weight, style, bias, noise, slope, gain, eps)
+    expect.flag(OP, "demodulate", demodulate)
+    expect.flag(OP, "pixel_norm", pixel_norm)
     axes = 2 if image else 3
     up, down = (_factors(name, value, axes) for name, value in (("up", up), ("down", down)))
     if max(up) > 1 and max(down) > 1:
@@ -122,18 +124,16 @@ def _check(x, weight, style, bias, noise, slope, gain, eps) -> bool:
 
 
 def _factors(name: str, value: int | tuple[int, ...], axes: int) -> Triple:
-    factors = (value,) * axes if isinstance(value, int) else tuple(value)
-    in_time = axes == 2 and len(factors) == 3 and factors[0] != 1
-    if len(factors) not in (axes, 3) or in_time or any(f not in (1, 2) for f in factors):
-        expect.fail(OP, name, "1, 2 or one of them per axis", value)
+    factors = (value,) * axes if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    known = len(factors) in (axes, 3) and all(isinstance(f, int) and f in (1, 2) for f in factors)
+    if not known or (axes == 2 and len(factors) == 3 and factors[0] != 1):
+        expect.fail(OP, name, "1, 2 or one of them per axis", repr(value))
     return factors if len(factors) == 3 else (1, *factors)
 
 
 def _padding(padding: str | int | tuple[int, ...], kernel: Triple, image: bool) -> Triple:
-    if padding == "same":
-        return tuple((k - 1) // 2 for k in kernel)
-    if padding == "valid":
-        return (0, 0, 0)
+    if isinstance(padding, str) and padding in ("same", "valid"):
+        return tuple((k - 1) // 2 for k in kernel) if padding == "same" else (0, 0, 0)
     axes = 2 if image else 3
     sides = (padding,) * axes if isinstance(padding, int) else padding
     if (

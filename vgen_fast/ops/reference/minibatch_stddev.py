@@ -12,7 +12,7 @@ def minibatch_stddev(x: Tensor, *, group_size: int = 4, eps: float = 1e-8) -> Te
     """
     batch = x.shape[0]
     if batch == 0:
-        return x.new_empty(0, x.shape[1] + 1, *x.shape[2:])
+        return torch.cat([x, x.new_empty(0, 1, *x.shape[2:])], dim=1)  # keeps the graph
     group = min(group_size, batch)
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(group, batch // group, *x.shape[1:])
     deviation = (wide.var(dim=0, correction=0) + eps).sqrt()
