@@ -68,7 +68,9 @@ def peak_megabytes(run: Run) -> float:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return math.nan
-    status = lambda key: next(int(s.split()[1]) for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(key))  # noqa: E731, E501
+    status = lambda key: next(
+        int(s.split()[1]) for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(key)
+    )  # noqa: E731, E501
     before = status("VmRSS")
     run()
     return max(status("VmHWM") - before, 0) / 1024
@@ -77,7 +79,10 @@ def peak_megabytes(run: Run) -> float:
 def measure(row: Row, seconds: float) -> bool:
     """Fills in the row; False, and no times, if the result is wrong."""
     exact = row.exact()
-    row.errors = {"ours": relative_error(row.ours(), exact), "eager": relative_error(next(iter(row.sides.values()))(), exact)}
+    row.errors = {
+        "ours": relative_error(row.ours(), exact),
+        "eager": relative_error(next(iter(row.sides.values()))(), exact),
+    }
     del exact
     if not row.errors["ours"] <= 2 * row.errors["eager"] + 1e-6:
         return False
@@ -112,7 +117,9 @@ def ceiling() -> float:
 
     a, x, w = torch.randn(2048, 2048), torch.randn(2, 128, 8, 32, 32), torch.randn(128, 128, 3, 3, 3)
     with torch.no_grad():
-        return max(rate(2 * 2048**3, lambda: a @ a), rate(2 * 27 * 128**2 * 2 * 8 * 32**2, lambda: F.conv3d(x, w, padding=1)))
+        return max(
+            rate(2 * 2048**3, lambda: a @ a), rate(2 * 27 * 128**2 * 2 * 8 * 32**2, lambda: F.conv3d(x, w, padding=1))
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
@@ -233,7 +240,9 @@ def style_row(name: str, floors: dict[str, float]) -> Row:
     return Row(name, with_gradients(ours, tensors), rivals, doubled(with_gradients, grouped, tensors), floors, flops)
 
 
-def elementwise_row(name: str, shape: tuple[int, ...], mine: Callable, eager: Callable, floors: dict, backward: bool) -> Row:
+def elementwise_row(
+    name: str, shape: tuple[int, ...], mine: Callable, eager: Callable, floors: dict, backward: bool
+) -> Row:
     prepare = with_gradients if backward else forward_only
     x = [torch.randn(shape)]
     return Row(name, prepare(mine, x), sides(eager, x, prepare, True), doubled(prepare, eager, x), floors)
@@ -335,9 +344,13 @@ def rows() -> list[Callable[[], Row]]:
 
 
 def machine() -> dict[str, object]:
-    cpu = next((s.split(":")[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s), "?")
+    cpu = next(
+        (s.split(":")[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s), "?"
+    )
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "?"
     return {
@@ -355,8 +368,19 @@ def isa() -> str:
 
 def cells(row: Row, rate: float) -> list[str]:
     if not row.times:
-        return [row.name, "WRONG", f"error {row.errors['ours']:.1e}, eager {row.errors['eager']:.1e}", "", "", "", "", ""]
-    rival = "eager" if any(side.startswith("eager") for side in row.times) else next(s for s in row.times if s != "ours")
+        return [
+            row.name,
+            "WRONG",
+            f"error {row.errors['ours']:.1e}, eager {row.errors['eager']:.1e}",
+            "",
+            "",
+            "",
+            "",
+            "",
+        ]
+    rival = (
+        "eager" if any(side.startswith("eager") for side in row.times) else next(s for s in row.times if s != "ours")
+    )
     second = "compiled" if "compiled" in row.floors else "POT" if "POT" in row.floors else None
 
     def against(group: str | None) -> str:
@@ -364,7 +388,11 @@ def cells(row: Row, rate: float) -> list[str]:
         if ratio is None:
             return "–"
         floor = row.floors.get(group)
-        return f"{ratio:.2f}x" + (f" (≥ {floor:g})" if floor else "") + ("" if floor is None or ratio >= floor else " MISSED")
+        return (
+            f"{ratio:.2f}x"
+            + (f" (≥ {floor:g})" if floor else "")
+            + ("" if floor is None or ratio >= floor else " MISSED")
+        )
 
     best = min(ms for side, ms in row.times.items() if side.startswith(rival))
     share = f"{100 * row.flops / rate / 1e6 / row.times['ours']:.0f}%" if row.flops else "–"
@@ -373,14 +401,25 @@ def cells(row: Row, rate: float) -> list[str]:
             f"{row.megabytes['ours']:.0f}", f"{memory:.0f}"]  # fmt: skip
 
 
-HEADER = ["case", "ours ms", "eager ms", "vs eager / torchmetrics", "vs torch.compile / POT", "of direct-form bound", "ours MB", "eager MB"]
+HEADER = [
+    "case",
+    "ours ms",
+    "eager ms",
+    "vs eager / torchmetrics",
+    "vs torch.compile / POT",
+    "of direct-form bound",
+    "ours MB",
+    "eager MB",
+]
 
 
 def markdown(found: list[Row], rate: float, about: dict[str, object]) -> str:
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
     lines += ["| " + " | ".join(cells(row, rate)) + " |" for row in found]
     note = ", ".join(f"{key} {value}" for key, value in about.items())
-    return "\n".join([*lines, "", f"Median times on {note}; ceiling {rate:.0f} GF/s. Eager is the better of both layouts.", ""])
+    return "\n".join(
+        [*lines, "", f"Median times on {note}; ceiling {rate:.0f} GF/s. Eager is the better of both layouts.", ""]
+    )
 
 
 def main() -> int:
@@ -405,7 +444,9 @@ def main() -> int:
     if options.table:
         RESULTS.mkdir(exist_ok=True)
         keep = [{k: v for k, v in vars(row).items() if k not in ("ours", "sides", "exact")} for row in found]
-        (RESULTS / "cpu.json").write_text(json.dumps({"machine": about, "ceiling_gflops": rate, "rows": keep}, indent=1) + "\n")
+        (RESULTS / "cpu.json").write_text(
+            json.dumps({"machine": about, "ceiling_gflops": rate, "rows": keep}, indent=1) + "\n"
+        )
         (RESULTS / "cpu.md").write_text(markdown(found, rate, about))
     return int(not all(row.times for row in found))
 
