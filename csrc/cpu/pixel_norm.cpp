@@ -10,7 +10,14 @@
 namespace vgen::VGEN_ISA {
 namespace {
 
-constexpr int64_t kChunk = 2048;
+constexpr int64_t kChunk = 512;
+
+// The same run of the next chunk, fetched while this one is written.
+template <class S>
+void fetch(const S* next, int64_t count) {
+  const char* at = reinterpret_cast<const char*>(next);
+  for (int64_t k = 0; k < count * int64_t(sizeof(S)); k += 64) __builtin_prefetch(at + k, 0, 2);
+}
 
 // fn(first element of the chunk, index into r, number of positions) for every chunk of every sample.
 template <class F>
@@ -32,8 +39,8 @@ void forward(const PixelNormParams& p) {
   const int64_t num_c = p.channels, cs = p.channel_stride;
   for_chunks(p, [&](int64_t at, int64_t at_r, int64_t count) {
     Acc r[kChunk] = {};
-    const S* x = static_cast<const S*>(p.x) + at;
-    S* y = static_cast<S*>(p.out) + at;
+    const S* __restrict x = static_cast<const S*>(p.x) + at;
+    S* __restrict y = static_cast<S*>(p.out) + at;
     if (p.position_stride == 1) {
       for (int64_t c = 0; c < num_c; ++c)
         for (int64_t i = 0; i < count; ++i) {
@@ -53,8 +60,10 @@ void forward(const PixelNormParams& p) {
     }
     for (int64_t i = 0; i < count; ++i) r[i] = Acc(1) / std::sqrt(r[i] * scale + eps);
     if (p.position_stride == 1) {
-      for (int64_t c = 0; c < num_c; ++c)
+      for (int64_t c = 0; c < num_c; ++c) {
+        fetch(x + c * cs + count, count);
         for (int64_t i = 0; i < count; ++i) y[c * cs + i] = store<S>(leaky(load<Acc>(x[c * cs + i]), slope) * r[i]);
+      }
     } else {
       for (int64_t i = 0; i < count; ++i)
         for (int64_t c = 0; c < num_c; ++c)
@@ -86,11 +95,13 @@ void backward(const PixelNormParams& p) {
       for (int64_t c = 0; c < num_c; ++c)
         for (int64_t i = 0; i < count; ++i) dot[i] += load<Acc>(g[c * cs + i]) * load<Acc>(y[c * cs + i]);
       for (int64_t i = 0; i < count; ++i) dot[i] *= scale;
-      for (int64_t c = 0; c < num_c; ++c)
+      for (int64_t c = 0; c < num_c; ++c) {
+        fetch(g + c * cs + count, count), fetch(y + c * cs + count, count);
         for (int64_t i = 0; i < count; ++i) {
           const Acc value = load<Acc>(y[c * cs + i]);
           out[c * cs + i] = store<S>(leaky_derivative(value, slope, gain) * r[i] * (load<Acc>(g[c * cs + i]) - value * dot[i]));
         }
+      }
     } else {
       for (int64_t i = 0; i < count; ++i) {
         Acc sum = 0;
