@@ -29,6 +29,7 @@ lint: venv
 bench: venv
 	$(BIN)/python setup.py -q build_ext --inplace
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python benchmarks/ops.py --table
+	$(BIN)/python benchmarks/picture.py
 
 # On a machine with a GPU; installs nothing from the network. Without .venv it uses the machine's own python3.
 cuda-check:

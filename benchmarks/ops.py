@@ -70,7 +70,7 @@ def peak_megabytes(run: Run) -> float:
         return math.nan
     status = lambda key: next(
         int(s.split()[1]) for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(key)
-    )  # noqa: E731, E501
+    )
     before = status("VmRSS")
     run()
     return max(status("VmHWM") - before, 0) / 1024
@@ -295,7 +295,7 @@ def moments_row(name: str, dim: int, rows: int) -> Row:
             mine.update(batch)
         return mine.mean
 
-    exact = lambda: batches.flatten(0, 1).double().mean(0)  # noqa: E731
+    exact = lambda: batches.flatten(0, 1).double().mean(0)
     return Row(name, update_mine, {"torchmetrics": update_theirs}, exact, {"torchmetrics": 4})
 
 
@@ -311,9 +311,9 @@ def frechet_row(name: str, dim: int) -> Row:
 
 def rows() -> list[Callable[[], Row]]:
     large, middle = (32, 256, 256), (16, 128, 128)
-    norm = lambda x: ops.pixel_norm(x, slope=0.2)  # noqa: E731
-    plain_norm = lambda x: reference.pixel_norm.pixel_norm(x, slope=0.2)  # noqa: E731
-    both = lambda eager, compiled: {"eager": eager, "compiled": compiled}  # noqa: E731
+    norm = lambda x: ops.pixel_norm(x, slope=0.2)
+    plain_norm = lambda x: reference.pixel_norm.pixel_norm(x, slope=0.2)
+    both = lambda eager, compiled: {"eager": eager, "compiled": compiled}
     return [
         lambda: conv_row("conv 8→8 + lrelu + pixel norm, 32x256x256", (8, 8), large, both(2.6, 2.4), pixel_norm=True),
         lambda: conv_row("conv 16→16 + lrelu + pixel norm, 16x128x128", (16, 16), middle, both(1.4, 1.3), pixel_norm=True),
