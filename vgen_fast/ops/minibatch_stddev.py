@@ -8,6 +8,7 @@ from .choose import choose
 from .layout import channels_last, dense_like, empty_like_layout
 from .native import _C, address, where
 from .reference import minibatch_stddev as reference
+from .registered import autograd, call, implements
 
 ORDER = 2
 OP = "minibatch_stddev"
@@ -34,7 +35,7 @@ def minibatch_stddev(x: Tensor, *, group_size: int = 4, eps: float = 1e-8, impl:
     if impl == "reference":
         return reference.minibatch_stddev(x, group_size=group_size, eps=eps)
     video = x if x.ndim == 5 else x.unsqueeze(2)
-    y = torch.ops.vgen_fast.minibatch_stddev(video, group, float(eps), impl)
+    y = call("minibatch_stddev", video, group, float(eps), impl)
     return y if x.ndim == 5 else y.squeeze(2)
 
 
@@ -62,7 +63,7 @@ def _kernel():
     return kernel
 
 
-@torch.library.impl("vgen_fast::minibatch_stddev", ("cpu", "cuda"))
+@implements("minibatch_stddev")
 def _forward(x, group, eps, impl):
     y = _like(x, 1)
     x = dense_like(x, _like(x, 0))
@@ -78,7 +79,7 @@ def _forward_fake(x, group, eps, impl):
     return _like(x, 1)
 
 
-@torch.library.impl("vgen_fast::minibatch_stddev_backward", ("cpu", "cuda"))
+@implements("minibatch_stddev_backward")
 def _backward(g, x, group, eps, impl):
     gx = _like(x, 0)
     x, g = dense_like(x, gx), dense_like(g, _like(x, 1))
@@ -96,7 +97,7 @@ def _backward_fake(g, x, group, eps, impl):
     return _like(x, 0)
 
 
-@torch.library.impl("vgen_fast::minibatch_stddev_double_backward", ("cpu", "cuda"))
+@implements("minibatch_stddev_double_backward")
 def _double_backward(v, g, x, group, eps, impl):
     gg, gx = _like(x, 1), _like(x, 0)
     x, g, v = dense_like(x, gx), dense_like(g, gg), dense_like(v, gx)
@@ -120,7 +121,7 @@ def _setup(ctx, inputs, output):
 
 def _first(ctx, gy):
     (x,) = ctx.saved_tensors
-    return torch.ops.vgen_fast.minibatch_stddev_backward(gy, x, *ctx.flags), None, None, None
+    return call("minibatch_stddev_backward", gy, x, *ctx.flags), None, None, None
 
 
 def _setup_backward(ctx, inputs, output):
@@ -130,7 +131,7 @@ def _setup_backward(ctx, inputs, output):
 
 def _second(ctx, v):
     g, x = ctx.saved_tensors
-    gg, gx = torch.ops.vgen_fast.minibatch_stddev_double_backward(v, g, x, *ctx.flags)
+    gg, gx = call("minibatch_stddev_double_backward", v, g, x, *ctx.flags)
     return gg, gx, None, None, None
 
 
@@ -138,6 +139,6 @@ def _third(ctx, *_):
     raise RuntimeError(f"{OP} can be differentiated twice, not three times; use impl='reference' for more")
 
 
-torch.library.register_autograd("vgen_fast::minibatch_stddev", _first, setup_context=_setup)
-torch.library.register_autograd("vgen_fast::minibatch_stddev_backward", _second, setup_context=_setup_backward)
-torch.library.register_autograd("vgen_fast::minibatch_stddev_double_backward", _third)
+autograd("minibatch_stddev", _setup, _first)
+autograd("minibatch_stddev_backward", _setup_backward, _second)
+autograd("minibatch_stddev_double_backward", None, _third)

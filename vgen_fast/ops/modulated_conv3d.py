@@ -22,6 +22,7 @@ from .layout import dense_like, empty_like_layout
 from .native import _C, address, compute_dtype, where
 from .reference import modulated_conv3d as reference
 from .reference.pixel_norm import pixel_norm as reference_pixel_norm
+from .registered import autograd, call, implements
 
 ORDER = 2
 OP = "modulated_conv3d"
@@ -94,7 +95,7 @@ def modulated_conv3d(
         w = weight if style is None else reference.modulate(weight, style, demodulate, eps)
         slope = 1.0 if slope is None else float(slope)
         flags = (slope, float(gain), bool(pixel_norm), list(up), list(down), list(padding), size, float(eps), impl)
-        y, _ = torch.ops.vgen_fast.conv_act(x, w, bias, noise, *flags)
+        y, _ = call("conv_act", x, w, bias, noise, *flags)
     return y.squeeze(2) if image else y
 
 
@@ -169,7 +170,7 @@ def _outputs(x: Tensor, w: Tensor, pixel_norm: bool, size: list[int]) -> tuple[T
     return y, r
 
 
-@torch.library.impl("vgen_fast::conv_act", ("cpu", "cuda"))
+@implements("conv_act")
 def _conv_act(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, impl):
     y, r = _outputs(x, w, pixel_norm, size)
     if y.numel() == 0:
@@ -196,7 +197,7 @@ def _conv_act_fake(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding
     return _outputs(x, w, pixel_norm, size)
 
 
-@torch.library.impl("vgen_fast::conv_weight_gradient", ("cpu", "cuda"))
+@implements("conv_weight_gradient")
 def _conv_weight_gradient(x, g, kernel, up, down, padding, per_sample, impl):
     gw, gb = _conv_weight_gradient_fake(x, g, kernel, up, down, padding, per_sample, impl)
     if x.numel() == 0 or g.numel() == 0:
@@ -221,7 +222,7 @@ def _conv_weight_gradient_fake(x, g, kernel, up, down, padding, per_sample, impl
     return gw, gw.new_empty(g.shape[1])
 
 
-@torch.library.impl("vgen_fast::act_backward", ("cpu", "cuda"))
+@implements("act_backward")
 def _act_backward(g, y, r, slope, gain, pixel_norm, impl):
     gz = torch.empty_like(y)
     g = dense_like(g, y)
@@ -254,7 +255,7 @@ def _input_gradient(g, w, up, down, padding, size, impl) -> Tensor:
     mirrored = [k - 1 - p for k, p in zip(w.shape[-3:], padding, strict=True)]
     gain = math.prod(up) / math.prod(down)  # the sum over copies is `prod(up)` times their average
     flags = (1.0, gain, False, down, up, mirrored, size, 0.0, impl)
-    return torch.ops.vgen_fast.conv_act(g, _flipped(w), None, None, *flags)[0]
+    return call("conv_act", g, _flipped(w), None, None, *flags)[0]
 
 
 def _sum_to(g: Tensor, shape: torch.Size) -> Tensor:
@@ -283,12 +284,12 @@ def _conv_act_backward(ctx, gy, _):
             gz = gy * gain
         else:
             r = y.new_empty(0) if r is None else r
-            gz = torch.ops.vgen_fast.act_backward(gy, y, r, slope, gain, pixel_norm, impl)
+            gz = call("act_backward", gy, y, r, slope, gain, pixel_norm, impl)
         grads = [None] * 4
         if wants[0]:
             grads[0] = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl)
         if wants[1] or wants[2]:
-            gw, gb = torch.ops.vgen_fast.conv_weight_gradient(x, gz, w.shape[-3:], up, down, padding, w.ndim == 6, impl)
+            gw, gb = call("conv_weight_gradient", x, gz, w.shape[-3:], up, down, padding, w.ndim == 6, impl)
             grads[1] = gw.to(w.dtype) if wants[1] else None
             grads[2] = gb.to(bias.dtype) if wants[2] else None
         if wants[3]:
@@ -300,14 +301,14 @@ def _through_reference(ctx, gy, wants):
     """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is PyTorch's."""
     inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:4]]  # two may be one tensor
     slope, gain, _, *rest = ctx.flags
-    a, _ = torch.ops.vgen_fast.conv_act(*inputs, slope, gain, False, *rest)
+    a, _ = call("conv_act", *inputs, slope, gain, False, *rest)
     y = reference_pixel_norm(a, eps=rest[-2])
     chosen = [tensor for tensor, want in zip(inputs, wants, strict=True) if want]
     found = iter(torch.autograd.grad(y, chosen, gy, create_graph=True))
     return [next(found) if want else None for want in wants]
 
 
-torch.library.register_autograd("vgen_fast::conv_act", _conv_act_backward, setup_context=_conv_act_setup)
+autograd("conv_act", _conv_act_setup, _conv_act_backward)
 
 
 def _weight_gradient_setup(ctx, inputs, output):
@@ -323,13 +324,11 @@ def _weight_gradient_backward(ctx, vw, vb):
     gg = None
     if ctx.needs_input_grad[1]:
         flags = (1.0, 1.0, False, up, down, padding, g.shape[2:], 0.0, impl)
-        gg, _ = torch.ops.vgen_fast.conv_act(x, vw, vb, None, *flags)
+        gg, _ = call("conv_act", x, vw, vb, None, *flags)
     return gx, gg, *[None] * 6
 
 
-torch.library.register_autograd(
-    "vgen_fast::conv_weight_gradient", _weight_gradient_backward, setup_context=_weight_gradient_setup
-)
+autograd("conv_weight_gradient", _weight_gradient_setup, _weight_gradient_backward)
 
 
 def _act_backward_setup(ctx, inputs, output):
@@ -342,7 +341,7 @@ def _act_backward_backward(ctx, v):
     if pixel_norm:
         raise RuntimeError("vgen_fast::act_backward with pixel norm is differentiated through the reference, not here")
     y, r = ctx.saved_tensors
-    return torch.ops.vgen_fast.act_backward(v, y, r, slope, gain, False, impl), *[None] * 6
+    return call("act_backward", v, y, r, slope, gain, False, impl), *[None] * 6
 
 
-torch.library.register_autograd("vgen_fast::act_backward", _act_backward_backward, setup_context=_act_backward_setup)
+autograd("act_backward", _act_backward_setup, _act_backward_backward)

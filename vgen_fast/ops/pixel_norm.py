@@ -8,6 +8,7 @@ from .choose import choose
 from .layout import dense_like, empty_like_layout
 from .native import _C, address, compute_dtype, where
 from .reference import pixel_norm as reference
+from .registered import autograd, call, implements
 
 ORDER = 2
 OP = "pixel_norm"
@@ -33,14 +34,14 @@ def pixel_norm(x: Tensor, *, slope: float | None = None, eps: float = 1e-8, impl
     if impl == "reference":
         return reference.pixel_norm(x, slope=slope, eps=eps)
     video = x if x.ndim == 5 else x.unsqueeze(2)
-    y, _ = torch.ops.vgen_fast.pixel_norm(video, 1.0 if slope is None else float(slope), float(eps), impl)
+    y, _ = call("pixel_norm", video, 1.0 if slope is None else float(slope), float(eps), impl)
     return y if x.ndim == 5 else y.squeeze(2)
 
 
 torch.library.define("vgen_fast::pixel_norm", "(Tensor x, float slope, float eps, str impl) -> (Tensor, Tensor)")
 
 
-@torch.library.impl("vgen_fast::pixel_norm", ("cpu", "cuda"))
+@implements("pixel_norm")
 def _pixel_norm(x, slope, eps, impl):
     y, r = _pixel_norm_fake(x, slope, eps, impl)
     x = dense_like(x, y)
@@ -71,7 +72,7 @@ def _backward(ctx, gy, _):
     if torch.is_grad_enabled():
         normed = reference.pixel_norm(x, slope=ctx.slope, eps=ctx.eps)
         return torch.autograd.grad(normed, x, gy, create_graph=True)[0], None, None, None
-    return torch.ops.vgen_fast.act_backward(gy, y, r, ctx.slope, 1.0, True, ctx.impl), None, None, None
+    return call("act_backward", gy, y, r, ctx.slope, 1.0, True, ctx.impl), None, None, None
 
 
-torch.library.register_autograd("vgen_fast::pixel_norm", _backward, setup_context=_setup)
+autograd("pixel_norm", _setup, _backward)

@@ -12,11 +12,11 @@ from . import expect
 from .choose import choose
 from .native import _C, address, compute_dtype, where
 from .reference import sliced_wasserstein as reference
+from .registered import autograd, call, implements
 
 ORDER = 2
 OP = "sliced_wasserstein"
 HEAD = "sliced_head"
-FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
 TRITON_SAMPLES = 1024  # kernels/sliced_wasserstein.py sorts a column inside one program
 
 
@@ -61,7 +61,7 @@ def sliced_wasserstein(
     projections = projections.to(compute)
     projected_x, projected_y = x.to(compute) @ projections, y.to(compute) @ projections
     gradient = torch.is_grad_enabled() and (projected_x.requires_grad or projected_y.requires_grad)
-    distance, *_ = _call("projected_wasserstein", projected_x, projected_y, float(p), gradient, impl)
+    distance, *_ = call("projected_wasserstein", projected_x, projected_y, float(p), gradient, impl)
     return distance.to(x.dtype)
 
 
@@ -95,26 +95,6 @@ def _check(x, y, projections, num_projections, p, seed) -> Tensor:
     return directions / directions.norm(dim=0).clamp_min(torch.finfo(dtype).tiny)
 
 
-def _call(name: str, *arguments):
-    """The registered op, or for plain tensors the same autograd function without the dispatcher (20 us a call)."""
-    if type(arguments[0]) is Tensor and not torch.compiler.is_compiling():
-        return FUNCTIONS[name].apply(*arguments)
-    return getattr(torch.ops.vgen_fast, name)(*arguments)
-
-
-def _autograd_function(name: str, kernel, setup, backward) -> None:
-    """Registers `backward` for the op, and keeps an autograd function of it in FUNCTIONS."""
-
-    def forward(ctx, *inputs):
-        outputs = kernel(*inputs)
-        setup(ctx, inputs, outputs)
-        return outputs
-
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    FUNCTIONS[name] = type(name, (torch.autograd.Function,), methods)
-    torch.library.register_autograd(f"vgen_fast::{name}", backward, setup_context=setup)
-
-
 def _kernel():
     from vgen_fast.kernels import sliced_wasserstein as kernel
 
@@ -127,6 +107,7 @@ torch.library.define(
 )
 
 
+@implements("projected_wasserstein")
 def _projected_wasserstein(x, y, p, gradient, impl):
     x, y = x.contiguous(), y.contiguous()
     if impl == "triton":
@@ -184,9 +165,6 @@ def _pieces(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     return tuple(part.to(device) for part in reference.quantile_pieces(n, m))
 
 
-torch.library.impl("vgen_fast::projected_wasserstein", ("cpu", "cuda"), _projected_wasserstein)
-
-
 @torch.library.register_fake("vgen_fast::projected_wasserstein")
 def _projected_wasserstein_fake(x, y, p, gradient, impl):
     return x.new_empty(()), x.new_empty(()), *_gradients(x.contiguous(), y.contiguous(), gradient)
@@ -218,7 +196,7 @@ def _backward(ctx, g, *_):
     )
 
 
-_autograd_function("projected_wasserstein", _projected_wasserstein, _setup, _backward)
+autograd("projected_wasserstein", _setup, _backward)
 
 
 def sliced_head(
@@ -254,7 +232,7 @@ def sliced_head(
     if impl == "reference":
         return reference.sliced_head(y, theta, scale, offset, slope=slope)
     # The product stays outside: autograd then skips the gradient of theta where a penalty does not ask for it.
-    return _call("sliced_head", y @ theta.T, scale, offset, float(slope), impl)
+    return call("sliced_head", y @ theta.T, scale, offset, float(slope), impl)
 
 
 torch.library.define(
@@ -271,6 +249,7 @@ torch.library.define(
 )
 
 
+@implements("sliced_head")
 def _head(q, scale, offset, slope, impl):
     q, scale, offset = q.contiguous(), scale.contiguous(), offset.contiguous()
     out = _head_fake(q, scale, offset, slope, impl)
@@ -281,14 +260,12 @@ def _head(q, scale, offset, slope, impl):
     return out
 
 
-torch.library.impl("vgen_fast::sliced_head", ("cpu", "cuda"), _head)
-
-
 @torch.library.register_fake("vgen_fast::sliced_head")
 def _head_fake(q, scale, offset, slope, impl):
     return q.new_empty(q.shape[0])
 
 
+@implements("sliced_head_backward")
 def _head_backward(g, q, scale, offset, slope, impl):
     g, q, scale, offset = g.contiguous(), q.contiguous(), scale.contiguous(), offset.contiguous()
     gq, gscale, goffset = _head_backward_fake(g, q, scale, offset, slope, impl)
@@ -298,9 +275,6 @@ def _head_backward(g, q, scale, offset, slope, impl):
         tensors = (address(t) for t in (q, scale, offset, g, gq, gscale, goffset))
         _C.sliced_head_backward(where(q), *tensors, *q.shape, slope)
     return gq, gscale, goffset
-
-
-torch.library.impl("vgen_fast::sliced_head_backward", ("cpu", "cuda"), _head_backward)
 
 
 @torch.library.register_fake("vgen_fast::sliced_head_backward")
@@ -316,6 +290,7 @@ def _head_second(v, vs, vo, g, q, scale, offset, slope) -> tuple[Tensor, Tensor,
     return (mask * (v * scale + vs * q + vo)).sum(dim=1), weighted * vs, (weighted * v).sum(dim=0)
 
 
+@implements("sliced_head_double_backward")
 def _head_double_backward(v, vs, vo, g, q, scale, offset, slope, impl):
     tensors = [t.contiguous() for t in (q, scale, offset, g, v, vs, vo)]
     q, scale, offset, g, v, vs, vo = tensors
@@ -325,9 +300,6 @@ def _head_double_backward(v, vs, vo, g, q, scale, offset, slope, impl):
     outputs = (address(t) for t in (gg, gq, gscale))
     _C.sliced_head_double_backward(where(q), *(address(t) for t in tensors), *outputs, *q.shape, slope)
     return gg, gq, gscale
-
-
-torch.library.impl("vgen_fast::sliced_head_double_backward", ("cpu", "cuda"), _head_double_backward)
 
 
 @torch.library.register_fake("vgen_fast::sliced_head_double_backward")
@@ -341,13 +313,13 @@ def _head_setup(ctx, inputs, output):
 
 
 def _head_first(ctx, g):
-    gradients = _call("sliced_head_backward", g, *ctx.saved_tensors, ctx.slope, ctx.impl)
+    gradients = call("sliced_head_backward", g, *ctx.saved_tensors, ctx.slope, ctx.impl)
     return *gradients, None, None
 
 
 def _head_of_backward(ctx, v, vs, vo):
     tensors = ctx.saved_tensors
-    gg, gq, gscale = _call("sliced_head_double_backward", v, vs, vo, *tensors, ctx.slope, ctx.impl)
+    gg, gq, gscale = call("sliced_head_double_backward", v, vs, vo, *tensors, ctx.slope, ctx.impl)
     return gg, gq, gscale, None, None, None
 
 
@@ -364,6 +336,6 @@ def _head_of_double_backward(ctx, *gradients):
     return *(next(found) if needed else None for needed in ctx.needs_input_grad[:7]), None, None
 
 
-_autograd_function("sliced_head", _head, _head_setup, _head_first)
-_autograd_function("sliced_head_backward", _head_backward, _head_setup, _head_of_backward)
-_autograd_function("sliced_head_double_backward", _head_double_backward, _head_setup, _head_of_double_backward)
+autograd("sliced_head", _head_setup, _head_first)
+autograd("sliced_head_backward", _head_setup, _head_of_backward)
+autograd("sliced_head_double_backward", _head_setup, _head_of_double_backward)
