@@ -224,3 +224,20 @@ def test_vmap_is_a_loop(name: str, impl: str):
     expected = torch.stack([case.call({"x": x, **others}, impl) for x in xs])
     got = torch.func.vmap(lambda x: case.call({"x": x, **others}, impl))(xs)
     torch.testing.assert_close(got, expected)
+
+
+def test_a_dispatch_mode_sees_every_call():
+    """Selective checkpointing and FLOP counters watch through such a mode; the short cut past it must stay off."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    seen = []
+    x = torch.randn(2, 4, 3, 5, 6, requires_grad=True)
+    with Record():
+        ops.minibatch_stddev(ops.pixel_norm(x), group_size=2).sum().backward()
+    for name in ("pixel_norm", "minibatch_stddev", "minibatch_stddev_backward", "act_backward"):
+        assert any(f"vgen_fast.{name}." in call for call in seen), f"{name} is missing from {seen}"
