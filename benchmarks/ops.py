@@ -3,8 +3,9 @@
 A row first checks its result against eager PyTorch in float64 (at most twice the error of eager in float32, plus a few
 ulps) and prints no time if that fails. The sides take turns, so that a slow moment
 of the machine meets all of them; a figure is the median. `bound` is the least time the floating-point operations of the
-direct form (performance of phases for up, strided for down) take at the ceiling measured in the same run; fewer
+direct form (phases for up, strided taps for down) take at the ceiling measured in the same run; fewer
 multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process over one call.
+(Over 400 lines: the rows are a table, and a row is of use only beside the way it is measured.)
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """Convolution with resampling and its epilogue, and its weight gradient, as implicit matrix products.
 
+(Over 400 lines, as the two share the grid, the weight preparation and the block sizes.)
+
 Per axis the op is a short correlation on a grid of positions j, one per `unit` (the parity u of the output for up):
 
     direct  y[j]       taps m < k            reads x[j + m - pad]

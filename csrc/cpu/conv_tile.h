@@ -38,7 +38,7 @@ struct Plan {
   int64_t units() const { return int64_t(axis[0].units) * hw_units; }
   int64_t taps() const { return int64_t(axis[0].taps) * hw_taps; }
 
-  // bytes per grid position of everything a job keeps: packed x in `slots` planes, and `out_copies` of the output.
+  // A tile is as large as the cache allows for what a job keeps: x packed in `slots` planes, and every unit of the output.
   Plan(const ConvParams& p, size_t acc_bytes, int64_t padded_channels) {
     paired = p.in_channels >= 4 && p.out_channels >= 4 && p.up[1] == p.up[2] && p.down[1] == p.down[2];
     for (int a = 1; a < 3; ++a) paired &= p.kernel[a] == 3 && p.out_size[a] >= 2;

@@ -1,3 +1,4 @@
+// (Over 400 lines, as the network, the distance and the sliced head's loops share the vector types.)
 // Sliced Wasserstein on CPU: a vector register holds one sample of kLanes directions, so a compare-exchange of two
 // registers is one step of kLanes sorts. A block of directions is sorted in scratch by a bitonic network whose
 // comparators all put the smaller value at the lower place: rows past the end, +inf, then never move, so blocks that

@@ -1,4 +1,5 @@
-// Runs CUDA sources on the CPU, one block at a time, one fiber per CUDA thread.
+// Runs CUDA sources on the CPU, one block at a time, one fiber per CUDA thread. (One header over 400 lines: it stands in
+// for one.)
 //
 // A fiber runs until it meets a barrier, a warp collective or its end. Whoever arrives last at a collective computes it
 // for all lanes. Stricter than a GPU: lanes of a warp do not run in step between collectives, threads may be run in

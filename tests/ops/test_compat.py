@@ -1,4 +1,4 @@
-"""The compat ops against explicit loops and PyTorch built-ins."""
+"""The compat ops against explicit loops and PyTorch built-ins. (Long: a section per op, and its messages.)"""
 
 import itertools
 import math
