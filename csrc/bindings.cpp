@@ -108,6 +108,33 @@ void conv_weight_gradient(Where where, uintptr_t x, uintptr_t g, uintptr_t gw, u
   VGEN_RUN(modulated_conv3d_weight_gradient, p);
 }
 
+// Both gradients of y = lrelu(conv(x, w)) * gain, g gated by y while it is read. gx or gw (with gb) may be null: not
+// wanted.
+// `mirrored` are the weights of the input gradient: [I, O, taps reversed].
+void conv_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t x, uintptr_t mirrored, uintptr_t gx, uintptr_t gw,
+                   uintptr_t gb, Sizes3 channels, Sizes3 in_size, Sizes3 out_size, Sizes3 kernel, Sizes3 padding, Sizes3 up,
+                   Sizes3 down, Sizes5 x_stride, Sizes5 y_stride, Sizes5 gx_stride, bool per_sample, double slope, double gain) {
+  auto gated = [&](ConvParams p, double factor) {
+    p.gate = address<void>(y), p.gate_slope = slope, p.gain = gain * factor;
+    return p;
+  };
+  if (gx) {
+    Sizes3 outer;
+    double copies = 1;  // the sum over the copies of an input is their number times the average
+    for (int a = 0; a < 3; ++a) outer[a] = kernel[a] - 1 - padding[a], copies *= double(up[a]) / double(down[a]);
+    ConvParams p = gated(conv_params(where, {channels[0], channels[2], channels[1]}, out_size, in_size, kernel, outer, down, up,
+                                     y_stride, gx_stride, per_sample), copies);
+    p.x = address<void>(g), p.w = address<void>(mirrored), p.y = address<void>(gx);
+    VGEN_RUN_CPU(modulated_conv3d_forward, p);
+  }
+  if (gw) {
+    ConvParams p = gated(conv_params(where, channels, in_size, out_size, kernel, padding, up, down, x_stride, y_stride,
+                                     per_sample), 1);
+    p.x = address<void>(x), p.y = address<void>(g), p.gw = address<void>(gw), p.gb = address<void>(gb);
+    VGEN_RUN_CPU(modulated_conv3d_weight_gradient, p);
+  }
+}
+
 // shape and stride are those of a dense [B, C, T, H, W] tensor, contiguous or channels-last.
 PixelNormParams pixel_norm_params(const Where& where, const Sizes5& shape, const Sizes5& stride, double slope) {
   PixelNormParams p{};
@@ -233,6 +260,7 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Where>(m, "Where").def(py::init<int, uintptr_t, int, int>());
   m.def("modulated_conv3d_forward", conv_forward);
   m.def("modulated_conv3d_weight_gradient", conv_weight_gradient);
+  m.def("modulated_conv3d_backward", conv_backward);
   m.def("pixel_norm_forward", pixel_norm_forward);
   m.def("pixel_norm_backward", pixel_norm_backward);
   m.def("minibatch_stddev_forward", stddev_forward);

@@ -39,15 +39,19 @@ struct ConvParams {
   int64_t noise_stride[5];              // zeros where noise is broadcast
   int64_t per_sample;                   // weights (or their gradient) are [B, O, I, k] instead of [O, I, k]
   int64_t pixel_norm;
-  double slope, gain, eps;              // slope 1 is no activation
+  double slope, gain, eps;              // slope 1 is no activation; gain scales the weight gradient too
   const void* x;
   const void* w;                        // contiguous, in the compute type
   const void* bias;                     // [O] in the compute type, or null
   const void* noise;                    // in x's type, or null
   void* y;
-  void* r;                              // [B, T, H, W] in the compute type, the factor of pixel norm, or null
+  void* r;                              // [B, T, H, W] in the compute type, the factor of pixel norm if wanted, or null
   void* gw;                             // weight gradient, contiguous, in the compute type
   void* gb;                             // sum of g over everything but channels ([O], or [B, O] per sample)
+  // Or null: a gradient (x of a forward call, y of a weight gradient) passes an activation while it is read, element i as
+  // g[i] * (gate[i] > 0 ? 1 : gate_slope). `gate` is that activation's output, with g's strides, 1 along w. CPU only.
+  const void* gate;
+  double gate_slope;
   Dtype dtype;
   int threads;
 };

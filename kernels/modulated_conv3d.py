@@ -201,7 +201,8 @@ def conv_act_kernel(
     if PIXEL_NORM:  # padded channels are zero and do not count
         r = tl.rsqrt(tl.sum(acc * acc, 1) * (1.0 / O) + tl.full([1], eps, ACC))
         acc = acc * r[:, None]
-        tl.store(r_ptr + ((n * out_t + o_t) * out_h + o_h) * out_w + o_w, r, mask=mask_m)
+        if r_ptr is not None:
+            tl.store(r_ptr + ((n * out_t + o_t) * out_h + o_h) * out_w + o_w, r, mask=mask_m)
     at = address(n, o_t, o_h, o_w, stride_yn, stride_yt, stride_yh, stride_yw)
     tl.store(y_ptr + at[:, None] + (o * stride_yc)[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -385,7 +386,7 @@ def conv_act(
     x: Tensor, w: Tensor, bias: Tensor | None, noise: Tensor | None, y: Tensor, r: Tensor | None,
     slope: float, gain: float, pixel_norm: bool, up, down, padding, eps: float,
 ) -> None:  # fmt: skip
-    """Fills y `[B, O, T', H', W']`, and r `[B, T', H', W']` if pixel_norm.
+    """Fills y `[B, O, T', H', W']`, and, where given, the factor r `[B, T', H', W']` of pixel norm.
 
     x `[B, I, T, H, W]` and y of any strides, noise expanded to y's shape; w `[O, I, kt, kh, kw]` or
     `[B, O, I, kt, kh, kw]`, bias `[O]` and r contiguous in the compute type.
@@ -394,8 +395,8 @@ def conv_act(
     if pixel_norm and O > MAX_NORM_CHANNELS:
         wide = torch.empty_like(y, dtype=w.dtype)
         conv_act(x, w, bias, noise, wide, None, slope, gain, False, up, down, padding, eps)
-        torch.rsqrt(wide.square().mean(1).add_(eps), out=r)
-        y.copy_(wide.mul_(r.unsqueeze(1)))
+        factor = torch.rsqrt(wide.square().mean(1).add_(eps), out=r)
+        y.copy_(wide.mul_(factor.unsqueeze(1)))
         return
     axes, kernel, taps = _axes(w.shape[-3:], up, down)
     positions, units, precision = _grid_positions(y.shape[2:], up), math.prod(up), _precision(x.dtype)
@@ -410,7 +411,7 @@ def conv_act(
         grid = (triton.cdiv(prepared.numel(), 512),)
         prepare_weight_kernel[grid](w, prepared, prepared.numel(), *padding, **sizes, **kernel, **axes, BLOCK_E=512)
         conv_act_kernel[(runs * units * (O_pad // blocks["BLOCK_O"]),)](
-            x, prepared, bias, noise, y, r if pixel_norm else None,
+            x, prepared, bias, noise, y, r,
             *x.stride(), *(noise.stride() if noise is not None else [0] * 5), *y.stride(),
             batch, *x.shape[2:], *y.shape[2:], *padding, slope, gain, eps,
             **sizes, **axes, PER_SAMPLE=per_sample, PIXEL_NORM=pixel_norm, PRECISION=precision,

@@ -16,7 +16,7 @@ def pixel_norm_forward_kernel(
     C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """a = lrelu(x), r = 1 / sqrt(mean_c a^2 + eps), y = r a."""
-    ACC: tl.constexpr = r_ptr.dtype.element_ty
+    ACC: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     blocks = tl.cdiv(positions, BLOCK_P)
     n = tl.program_id(0).to(tl.int64) // blocks
     offs_p = tl.program_id(0).to(tl.int64) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -27,7 +27,8 @@ def pixel_norm_forward_kernel(
     a = tl.where(x > 0, x, x * tl.full([1, 1], slope, ACC))
     r = tl.rsqrt(tl.sum(a * a, 1) * (1.0 / C) + tl.full([1], eps, ACC))
     tl.store(y_ptr + at, (a * r[:, None]).to(y_ptr.dtype.element_ty), mask=mask)
-    tl.store(r_ptr + n * positions + offs_p, r, mask=offs_p < positions)
+    if r_ptr is not None:
+        tl.store(r_ptr + n * positions + offs_p, r, mask=offs_p < positions)
 
 
 @triton.jit
@@ -82,8 +83,8 @@ def _tiles(x: Tensor) -> tuple[int, tuple, dict]:
     return batch * triton.cdiv(layout[0], block_p), layout, blocks
 
 
-def pixel_norm_forward(x: Tensor, y: Tensor, r: Tensor, slope: float, eps: float) -> None:
-    """Fills y, dense with x's strides, and r `[B, T, H, W]` in the compute type."""
+def pixel_norm_forward(x: Tensor, y: Tensor, r: Tensor | None, slope: float, eps: float) -> None:
+    """Fills y, dense with x's strides, and, where given, r `[B, T, H, W]` in the compute type."""
     programs, layout, blocks = _tiles(x)
     with torch.cuda.device_of(x):
         pixel_norm_forward_kernel[(programs,)](x, y, r, *layout, float(slope), float(eps), **blocks)

@@ -12,6 +12,7 @@
 #include "minimal_filter.h"
 #include "modulated_conv3d.h"
 #include "parallel.h"
+#include "pixel_norm.h"
 #include "simd.h"
 
 namespace vgen::VGEN_ISA {
@@ -37,6 +38,7 @@ struct Plan {
   int hw_units, hw_taps, hw_subs, slots;
   int64_t units() const { return int64_t(axis[0].units) * hw_units; }
   int64_t taps() const { return int64_t(axis[0].taps) * hw_taps; }
+  int64_t half_row() const { return tile_w + 16; }  // room for one phase of a row of the tile
 
   // A tile is as large as the cache allows for what a job keeps: x packed in `slots` planes, and every unit of the output.
   Plan(const ConvParams& p, size_t acc_bytes, int64_t padded_channels) {
@@ -61,10 +63,11 @@ struct Plan {
     group = whole ? std::clamp<int64_t>(positions / (h.extent(tile_h) * w.extent(tile_w)), 1, divide_up(p.batch, p.threads)) : 1;
     groups = divide_up(p.batch, group);
     group = divide_up(p.batch, groups);
-    const int64_t wanted = p.threads > 1 ? 4 * p.threads : 1, cuts = groups * tiles_h * tiles_w;
-    chunks_t = std::clamp<int64_t>(divide_up(wanted, cuts), 1, std::max<int64_t>(t.grid / 4, cuts < p.threads ? 2 : 1));
-    chunks_t = std::min(chunks_t, t.grid);
-    jobs = cuts * chunks_t;
+    // A cut along t packs planes on both of its sides: only as many as it takes to give all threads about the same.
+    const int64_t tiles = tiles_h * tiles_w, cuts = p.per_sample && p.batch % p.threads ? tiles : groups * tiles;
+    const int64_t most = std::min(t.grid, std::max<int64_t>(t.grid / 4, cuts < p.threads ? 2 : 1));
+    for (chunks_t = 1; chunks_t < most && cuts * chunks_t % p.threads && cuts * chunks_t < 4 * p.threads;) ++chunks_t;
+    jobs = groups * tiles * chunks_t;
   }
 };
 
@@ -83,7 +86,7 @@ struct Tile {
     w0 = tw * plan.tile_w, gw = std::min(plan.tile_w, w.grid - w0);
     rows = h.extent(gh), cols = w.extent(gw);
     positions = ((samples - 1) * rows + gh - 1) * cols + gw;
-    sub_size = samples * rows * cols;
+    sub_size = round_up(samples * rows * cols, 2);
     // Slack for the last vector, and no two channels a multiple of 4 KiB apart.
     channel_stride = round_up(sub_size * plan.hw_subs, 16) + 16;
     if (channel_stride % 1024 == 0) channel_stride += 16;
@@ -97,40 +100,73 @@ struct Tile {
   }
 };
 
-// count elements of a line from index `first`, zeros outside [0, size).
+// `size` elements along w, zeros outside, gated where there is a gate.
 template <class S, class Acc>
-void load_line(const S* line, int64_t stride, int64_t size, int64_t first, int64_t count, Acc* __restrict out) {
-  const int64_t begin = std::clamp<int64_t>(-first, 0, count), end = std::clamp<int64_t>(size - first, begin, count);
+struct Line {
+  const S* at;
+  const S* gate;
+  int64_t stride, size;
+  Acc gate_slope;
+
+  // Row `index` of a plane whose row 0 this is: a line of no elements, all zeros, outside its `count` rows.
+  Line row(int64_t index, int64_t count, int64_t row_stride) const {
+    if (index < 0 || index >= count) return {at, gate, stride, 0, gate_slope};
+    return {at + index * row_stride, gate ? gate + index * row_stride : nullptr, stride, size, gate_slope};
+  }
+
+  // fn(read) with read(i) element `first` + i.
+  template <class F>
+  void visit(int64_t first, F&& fn) const {
+    const S *from = at + first * stride, *sign = gate + first;
+    const Acc slope = gate_slope;
+    const int64_t step = stride;
+    if (gate)
+      fn([=](int64_t i) { return load<Acc>(from[i]) * leaky_derivative(load<Acc>(sign[i]), slope, Acc(1)); });
+    else if (stride == 1)
+      fn([=](int64_t i) { return load<Acc>(from[i]); });
+    else
+      fn([=](int64_t i) { return load<Acc>(from[i * step]); });
+  }
+};
+
+// The same row of the next plane, `ahead` elements on, wanted one step later.
+template <class S, class Acc>
+VGEN_INLINE void fetch_ahead(const Line<S, Acc>& line, int64_t ahead, int64_t first, int64_t count) {
+  if (line.stride != 1) return;
+  first = std::max<int64_t>(first, 0);
+  count = std::min(first + count, line.size) - first;
+  fetch(line.at + ahead + first, count);
+  if (line.gate) fetch(line.gate + ahead + first, count);
+}
+
+// count elements of a line from index `first`.
+template <class S, class Acc>
+void load_line(const Line<S, Acc>& line, int64_t first, int64_t count, Acc* __restrict out) {
+  const int64_t begin = std::clamp<int64_t>(-first, 0, count), end = std::clamp<int64_t>(line.size - first, begin, count);
   std::fill(out, out + begin, Acc(0));
-  const S* __restrict source = line + first * stride;
-  if (stride == 1)
-    for (int64_t i = begin; i < end; ++i) out[i] = load<Acc>(source[i]);
-  else
-    for (int64_t i = begin; i < end; ++i) out[i] = load<Acc>(source[i * stride]);
+  line.visit(first, [=](auto read) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) out[i] = read(i);
+  });
   std::fill(out + end, out + count, Acc(0));
 }
 
 // Every step-th element of the same: phase i, `count` of each, goes to out + i * pitch.
 template <int step, class S, class Acc>
-void load_phases(const S* line, int64_t stride, int64_t size, int64_t first, int64_t count, Acc* __restrict out,
-                 int64_t pitch) {
-  const S* __restrict source = line + first * stride;
+void load_phases(const Line<S, Acc>& line, int64_t first, int64_t count, Acc* __restrict out, int64_t pitch) {
   const int64_t begin = std::clamp<int64_t>((-first + step - 1) / step, 0, count);
-  const int64_t end = std::clamp<int64_t>((size - first) / step, begin, count);
-  auto edge = [&](int64_t j) {
-    for (int i = 0; i < step; ++i) {
-      const int64_t at = first + step * j + i;
-      out[i * pitch + j] = at >= 0 && at < size ? load<Acc>(source[(step * j + i) * stride]) : Acc(0);
-    }
-  };
-  for (int64_t j = 0; j < begin; ++j) edge(j);
-  if (stride == 1)
+  const int64_t end = std::clamp<int64_t>((line.size - first) / step, begin, count);
+  line.visit(first, [=, size = line.size](auto read) {
+    auto edge = [=](int64_t j) {
+      for (int64_t i = 0, at = first + step * j; i < step; ++i, ++at)
+        out[i * pitch + j] = at >= 0 && at < size ? read(step * j + i) : Acc(0);
+    };
+    for (int64_t j = 0; j < begin; ++j) edge(j);
 #pragma GCC ivdep
     for (int64_t j = begin; j < end; ++j)
-      for (int i = 0; i < step; ++i) out[i * pitch + j] = load<Acc>(source[step * j + i]);
-  else
-    for (int64_t j = begin; j < end; ++j) edge(j);
-  for (int64_t j = end; j < count; ++j) edge(j);
+      for (int i = 0; i < step; ++i) out[i * pitch + j] = read(step * j + i);
+    for (int64_t j = end; j < count; ++j) edge(j);
+  });
 }
 
 // Calls fn with the filter of a paired mode.
@@ -167,34 +203,26 @@ void filter_input(const Acc* rows, int64_t row_stride, int64_t pitch, int64_t co
   }
 }
 
-// Packs one channel of one sample's plane; `plane` points at its element (0, 0).
+// Packs one channel of one sample's plane; `plane` is its row 0.
 template <class S, class Acc>
-void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const S* plane, int64_t row_stride,
-                  int64_t col_stride, Acc* out, Acc* work) {
+void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<S, Acc>& plane, int64_t row_stride,
+                  Acc* out, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
   const int64_t num_rows = h.num_inputs(tile.gh), first_row = h.first_input(tile.h0), first_col = w.first_input(tile.w0);
-  const int64_t width = p.in_size[2], phase_pitch = tile.cols + 2, line_pitch = w.step() * phase_pitch;
+  const int64_t phase_pitch = tile.cols + 2, line_pitch = w.step() * phase_pitch;
   for (int64_t i = 0; i < num_rows; ++i) {
-    const int64_t row = first_row + i;
-    const bool outside = row < 0 || row >= p.in_size[1];
-    const S* line = plane + (outside ? 0 : row) * row_stride;
-    const int64_t size = outside ? 0 : width;  // a line of no elements is all zeros
-    if (col_stride == 1 && p.x_stride[4] == 1 && !outside) {
-      // The same row of the next plane, wanted one step later. A prefetch of an address that is not there does nothing.
-      const char* ahead = reinterpret_cast<const char*>(line + p.x_stride[2] + std::max<int64_t>(first_col, 0));
-      const int64_t bytes = std::min(w.num_inputs(tile.gw), width) * int64_t(sizeof(S));
-      for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(ahead + k, 0, 2);
-    }
+    const Line<S, Acc> line = plane.row(first_row + i, p.in_size[1], row_stride);
+    if (p.x_stride[4] == 1) fetch_ahead(line, p.x_stride[2], first_col, w.num_inputs(tile.gw));
     if (plan.paired) {
       with_filter(w.mode, [&](auto filter) {
-        load_phases<filter.step>(line, col_stride, size, first_col, tile.cols + 1, work + i * line_pitch, phase_pitch);
+        load_phases<filter.step>(line, first_col, tile.cols + 1, work + i * line_pitch, phase_pitch);
       });
     } else {
       Acc* to = out + (h.subs == 2 ? (i & 1) * w.subs * tile.sub_size + (i >> 1) * tile.cols : i * tile.cols);
       if (w.subs == 2)
-        load_phases<2>(line, col_stride, size, first_col, tile.cols, to, tile.sub_size);
+        load_phases<2>(line, first_col, tile.cols, to, tile.sub_size);
       else
-        load_line(line, col_stride, size, first_col, tile.cols, to);
+        load_line(line, first_col, tile.cols, to);
     }
   }
   if (plan.paired)
@@ -205,17 +233,20 @@ void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const
     });
 }
 
-// Packs plane t of every channel and sample of the tile into a slot.
+// Packs plane t of every channel and sample of the tile into a slot, gated if `gated_by` is given.
 template <class S, class Acc>
-void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t t, Acc* slot, Acc* work) {
+void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t t, const void* gated_by, Acc* slot, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
   const int64_t* stride = p.x_stride;
   for (int64_t s = 0; s < tile.samples; ++s) {
-    const S* base = static_cast<const S*>(p.x) + (tile.sample + s) * stride[0] + t * stride[2];
+    const int64_t start = (tile.sample + s) * stride[0] + t * stride[2];
+    const S *base = static_cast<const S*>(p.x) + start, *gate = gated_by ? static_cast<const S*>(gated_by) + start : nullptr;
     Acc* out = slot + s * tile.rows * tile.cols;
     if (stride[1] != 1 || stride[4] == 1 || p.in_channels == 1) {
-      for (int64_t c = 0; c < p.in_channels; ++c)
-        pack_channel<S>(p, plan, tile, base + c * stride[1], stride[3], stride[4], out + c * tile.channel_stride, work);
+      for (int64_t c = 0; c < p.in_channels; ++c) {
+        const Line<S, Acc> row{base + c * stride[1], gate ? gate + c * stride[1] : nullptr, stride[4], p.in_size[2], Acc(p.gate_slope)};
+        pack_channel(p, plan, tile, row, stride[3], out + c * tile.channel_stride, work);
+      }
       continue;
     }
     // Channels innermost: bring the part needed into channel planes first.
@@ -226,8 +257,10 @@ void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t
     Acc* local = work + h.num_inputs(plan.tile_h) * w.step() * (w.extent(plan.tile_w) + 2);
     for (int64_t r = r0; r < r1; ++r)
       transpose(base + r * stride[3] + c0 * stride[4], stride[4], pitch, p.in_channels, local + (r - r0) * pitch, plane);
-    for (int64_t c = 0; c < p.in_channels; ++c)
-      pack_channel<Acc>(p, plan, tile, local + c * plane - r0 * pitch - c0, pitch, 1, out + c * tile.channel_stride, work);
+    for (int64_t c = 0; c < p.in_channels; ++c) {
+      const Line<Acc, Acc> row{local + c * plane - r0 * pitch - c0, nullptr, 1, p.in_size[2], Acc(1)};
+      pack_channel(p, plan, tile, row, pitch, out + c * tile.channel_stride, work);
+    }
   }
   for (int64_t c = 0; c < p.in_channels; ++c)
     std::fill(slot + c * tile.channel_stride + tile.sub_size * plan.hw_subs, slot + (c + 1) * tile.channel_stride, Acc(0));

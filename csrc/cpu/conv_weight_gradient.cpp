@@ -2,6 +2,7 @@
 //
 // x is packed as in the forward and then turned so that channels are innermost. A block of outputs x vectors of input
 // channels stays in registers over all positions of the tile: no sum across lanes, one memory update per tile and plane.
+// Where the channels would fill only half of the last vector, each lane pair holds two positions of one channel.
 // Taps along t that fall outside x are left out; positions without output meet a zero in g.
 #include "conv_tile.h"
 
@@ -40,26 +41,24 @@ void filter_gradient(const Acc* __restrict rows, int64_t half, int64_t count, Ac
   }
 }
 
-// Plane t of g for one channel of one sample, for each unit: the transpose of combining. Returns its sum.
+// A plane of g (`plane` is its row 0) for each unit: the transpose of combining. Returns its sum.
 template <class S, class Acc>
-double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, const S* plane, int64_t row_stride,
-                     int64_t col_stride, Acc* out, int64_t unit, Acc* work) {
+double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<S, Acc>& plane, Acc* out,
+                     int64_t unit, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
-  const int64_t half = plan.tile_w + 16, first = w.first_output() + w.parities * tile.w0;
+  const int64_t half = plan.half_row(), first = w.first_output() + w.parities * tile.w0;
   double total = 0;
   for (int64_t j = 0; j < tile.gh; ++j) {
     Acc* to = out + j * tile.cols;
     for (int ph = 0; ph < h.parities; ++ph) {
-      const int64_t row = h.first_output() + h.parities * (tile.h0 + j) + ph;
-      const bool outside = row < 0 || row >= p.out_size[1];
-      const int64_t size = outside ? 0 : p.out_size[2];
-      const S* line = plane + (outside ? 0 : row) * row_stride;
+      const Line<S, Acc> line = plane.row(h.first_output() + h.parities * (tile.h0 + j) + ph, p.out_size[1], p.y_stride[3]);
+      fetch_ahead(line, p.y_stride[2], first, w.parities * tile.gw);
       Acc* lines = plan.paired ? work + 2 * ph * half : to + (h.units == 2 ? ph * w.units * unit : 0);
       const int64_t pitch = plan.paired ? half : unit;
       if (w.parities == 2)
-        load_phases<2>(line, col_stride, size, first, tile.gw, lines, pitch);
+        load_phases<2>(line, first, tile.gw, lines, pitch);
       else
-        load_line(line, col_stride, size, first, tile.gw, lines);
+        load_line(line, first, tile.gw, lines);
       for (int i = 0; i < w.parities; ++i) {
         Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -73,12 +72,12 @@ double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, co
   return total;
 }
 
-// sums[n][r] (a vector each) += sum over positions of g[r][pos] * x[n][pos], NR outputs by NC vectors of channels.
-// The sum over positions starts at zero, so that no chain of additions is longer than a tile.
-template <class Acc, int bytes, int NR, int NC>
+// sums[n][r] (a vector each) += sum over positions of g[r][pos] * x[n][pos], NR outputs by NC vectors of channels, `group`
+// positions to a vector. The sum over positions starts at zero, so that no chain of additions is longer than a tile.
+template <class Acc, int group, int NR, int NC>
 void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride, int64_t positions, Acc* const* sums) {
-  constexpr int lanes = kLanes<Acc, bytes>;
-  using V = Vector<Acc, bytes>;
+  constexpr int lanes = kLanes<Acc>;
+  using V = Vector<Acc>;
   V acc[NR][NC];
   const Acc* source[NC];
 #pragma GCC unroll 8
@@ -87,62 +86,70 @@ void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride
 #pragma GCC unroll 8
     for (int r = 0; r < NR; ++r) acc[r][n] = V{};
   }
-  for (int64_t pos = 0; pos < positions; ++pos) {
+  for (int64_t pos = 0; pos < positions; pos += group) {
     V value[NC];
 #pragma GCC unroll 8
-    for (int n = 0; n < NC; ++n) value[n] = load_vector<Acc, bytes>(source[n] + pos * x_stride);
+    for (int n = 0; n < NC; ++n) value[n] = load_vector(source[n] + pos * x_stride);
 #pragma GCC unroll 8
-    for (int r = 0; r < NR; ++r)
+    for (int r = 0; r < NR; ++r) {
+      const auto factor = [&] {
+        if constexpr (group == 2)
+          return repeat_pair(g + r * g_stride + pos);
+        else
+          return g[r * g_stride + pos];
+      }();
 #pragma GCC unroll 8
-      for (int n = 0; n < NC; ++n) acc[r][n] += value[n] * g[r * g_stride + pos];
+      for (int n = 0; n < NC; ++n) acc[r][n] += value[n] * factor;
+    }
   }
 #pragma GCC unroll 8
   for (int n = 0; n < NC; ++n)
 #pragma GCC unroll 8
     for (int r = 0; r < NR; ++r)
-      store_vector<Acc, bytes>(sums[n] + r * lanes, load_vector<Acc, bytes>(sums[n] + r * lanes) + acc[r][n]);
+      store_vector(sums[n] + r * lanes, load_vector(sums[n] + r * lanes) + acc[r][n]);
 }
 
 template <class Acc>
 using Outer = void (*)(const Acc*, int64_t, const Acc* const*, int64_t, int64_t, Acc* const*);
 
-template <class Acc, int bytes, int NR, int NC = kColumns>
+template <class Acc, int group, int NR, int NC = kColumns>
 Outer<Acc> pick_columns(int columns) {
   if constexpr (NC > 1) {
-    if (columns < NC) return pick_columns<Acc, bytes, NR, NC - 1>(columns);
+    if (columns < NC) return pick_columns<Acc, group, NR, NC - 1>(columns);
   }
-  return outer<Acc, bytes, NR, NC>;
+  return outer<Acc, group, NR, NC>;
 }
 
-template <class Acc, int bytes, int NR = kRows>
+template <class Acc, int group, int NR = kRows>
 Outer<Acc> pick_outer(int rows, int columns) {
   if constexpr (NR > 1) {
-    if (rows < NR) return pick_outer<Acc, bytes, NR - 1>(rows, columns);
+    if (rows < NR) return pick_outer<Acc, group, NR - 1>(rows, columns);
   }
-  return pick_columns<Acc, bytes, NR>(columns);
+  return pick_columns<Acc, group, NR>(columns);
 }
 
-// bytes is the vector width: half a register where that wastes no lanes on absent channels.
-template <class S, class Acc, int bytes>
-void weight_gradient(const ConvParams& p) {
-  constexpr int lanes = kLanes<Acc, bytes>;
-  const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, lanes);
-  const Plan plan(p, sizeof(Acc), padded);
+// A vector holds `group` positions of lanes / group channels: [channel][position]. Two positions need sub-sequences of
+// even length, read from their start on: the paired modes.
+template <class S, class Acc, int group>
+void weight_gradient(const ConvParams& p, const Plan& plan) {
+  constexpr int lanes = kLanes<Acc>, channels = lanes / group;
+  const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, channels);
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
   const Tile largest(plan, p, 0);
   const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * num_out;
   const int64_t slot_size = round_up(largest.sub_size * plan.hw_subs * padded, 16) + 16;
   // Vectors of sums: [unit][tap t][tap hw][block of channels][output].
-  const int64_t in_blocks = padded / lanes, columns = t.taps * plan.hw_taps * in_blocks;
+  const int64_t in_blocks = padded / channels, columns = t.taps * plan.hw_taps * in_blocks;
   const int64_t per_unit = columns * num_out * lanes, num_sums = plan.units() * per_unit;
   const int64_t turned = plan.slots * slot_size, packed = largest.slot_stride + 16;
-  const int64_t work = round_up(std::max(pack_work(p, plan), 4 * (plan.tile_w + 16)), 16);
+  const int64_t work = round_up(std::max(pack_work(p, plan), 4 * plan.half_row()), 16);
   const int64_t gradients = plan.hw_units * unit_stride + 16;
   const int64_t floats = round_up(turned + packed + work + gradients + num_sums, 16);
   const size_t per_thread = size_t(floats) * sizeof(Acc) + size_t(num_sums + num_out) * sizeof(double) + 64;
   const size_t thread_bytes = (per_thread + 63) / 64 * 64;
   const int64_t samples = p.per_sample ? p.batch : 1, jobs = plan.jobs / samples;
-  const int threads = int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
+  const bool apart = samples > 1 && samples % p.threads == 0;  // a thread takes whole samples, with nothing to join
+  const int threads = apart ? p.threads : int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
   char* memory = scratch(thread_bytes * size_t(threads));
   auto sums_of = [&](int thread) {
     return reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes) + turned + packed + work + gradients;
@@ -151,6 +158,8 @@ void weight_gradient(const ConvParams& p) {
     return reinterpret_cast<double*>(memory + size_t(thread) * thread_bytes + size_t(floats) * sizeof(Acc));
   };
   auto bias_of = [&](int thread) { return total_of(thread) + num_sums; };
+  enum Where : char { nowhere, in_sums, in_total };  // what a thread has added up
+  std::vector<Where> result(size_t(threads), nowhere);
   const Blocks out_blocks(num_out, kRows);
   struct Column {
     const Acc* x;
@@ -158,106 +167,140 @@ void weight_gradient(const ConvParams& p) {
   };
   std::vector<Column> all_columns(size_t(columns * threads));
 
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    for (int thread = 0; thread < threads; ++thread) {
-      std::fill_n(sums_of(thread), num_sums, Acc(0));
-      std::fill_n(total_of(thread), num_sums + num_out, 0.0);
-    }
-    parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int thread) {
-      Acc* x = reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes);
-      Acc *flat = x + turned, *pack = flat + packed, *g = pack + work, *sums = sums_of(thread);
-      Column* column = all_columns.data() + thread * columns;
-      auto flush = [&] {
-        double* __restrict total = total_of(thread);
-        for (int64_t i = 0; i < num_sums; ++i) total[i] += double(sums[i]), sums[i] = 0;
-      };
-      int64_t planes = 0;
-      for (int64_t job = begin; job < end; ++job) {
-        const Tile tile(plan, p, job + sample * jobs);
-        if (padded > num_in) std::fill_n(x, turned, Acc(0));
-        if (!plan.paired) std::fill_n(g, gradients, Acc(0));  // zero between rows and samples, where nothing is written
-        Ring ring{p, plan};
-        for (int64_t j = tile.t0; j < tile.t1; ++j) {
-          ring.advance(j, [&](int64_t plane, int at) {
-            pack_plane<S>(p, plan, tile, plane, flat, pack);
-            transpose(flat, tile.channel_stride, num_in, tile.sub_size * plan.hw_subs, x + at * slot_size, padded);
-          });
-          for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
-            for (int64_t s = 0; s < tile.samples; ++s)
-              for (int64_t c = 0; c < num_out; ++c) {
-                const int64_t* ys = p.y_stride;
-                const S* plane = static_cast<const S*>(p.y) + (tile.sample + s) * ys[0] + c * ys[1] + (t.parities * j + pt) * ys[2];
-                bias_of(thread)[c] += pack_gradient(p, plan, tile, plane, ys[3], ys[4],
-                                                    g + c * pitch + s * tile.rows * tile.cols, unit_stride, pack);
-              }
-            for (int u = 0; u < plan.hw_units; ++u) {
-              int64_t count = 0;
-              for (int mt = 0; mt < t.taps; ++mt) {
-                const int64_t plane = t.step() * j + t.shift(pt, mt);
-                if (plane < 0 || plane >= p.in_size[0]) continue;
-                for (int m = 0; m < plan.hw_taps; ++m)
-                  for (int64_t b = 0; b < in_blocks; ++b)
-                    column[count++] = {x + ring.slot(plane) * slot_size + tile.offset(plan, u, m) * padded + b * lanes,
-                                       ((mt * plan.hw_taps + m) * in_blocks + b) * num_out * lanes};
-              }
-              Acc* unit_sums = sums + (pt * plan.hw_units + u) * per_unit;
-              const Blocks column_blocks(count, kColumns);
-              for (int64_t a = 0; a < column_blocks.count; ++a)
-                for (int64_t b = 0; b < out_blocks.count; ++b) {
-                  const Acc* from[kColumns];
-                  Acc* to[kColumns];
-                  const int64_t first = column_blocks.begin(a), size = column_blocks.size(a), o = out_blocks.begin(b);
-                  for (int64_t n = 0; n < size; ++n)
-                    from[n] = column[first + n].x, to[n] = unit_sums + column[first + n].at + o * lanes;
-                  pick_outer<Acc, bytes>(int(out_blocks.size(b)), int(size))(g + u * unit_stride + o * pitch, pitch, from,
-                                                                             padded, tile.positions, to);
-                }
+  auto accumulate = [&](int64_t sample, int64_t begin, int64_t end, int thread) {
+    Acc* x = reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes);
+    Acc *flat = x + turned, *pack = flat + packed, *g = pack + work, *sums = sums_of(thread);
+    Column* column = all_columns.data() + thread * columns;
+    result[thread] = in_sums;
+    std::fill_n(sums, num_sums, Acc(0));
+    std::fill_n(bias_of(thread), num_out, 0.0);
+    auto flush = [&] {
+      double* __restrict total = total_of(thread);
+      if (result[thread] == in_sums) std::fill_n(total, num_sums, 0.0);
+      result[thread] = in_total;
+      for (int64_t i = 0; i < num_sums; ++i) total[i] += double(sums[i]), sums[i] = 0;
+    };
+    int64_t planes = 0;
+    for (int64_t job = begin; job < end; ++job) {
+      const Tile tile(plan, p, job + sample * jobs);
+      if (padded > num_in) std::fill_n(x, turned, Acc(0));
+      if (!plan.paired) std::fill_n(g, gradients, Acc(0));  // zero between rows and samples, where nothing is written
+      const bool odd = group == 2 && tile.positions % 2;
+      for (int64_t c = 0; odd && c < num_in; ++c)
+        for (int s = 0; s < plan.hw_subs; ++s) flat[c * tile.channel_stride + (s + 1) * tile.sub_size - 1] = 0;
+      for (int64_t c = 0; odd && c < num_out; ++c)
+        for (int u = 0; u < plan.hw_units; ++u) g[u * unit_stride + c * pitch + tile.positions] = 0;
+      Ring ring{p, plan};
+      for (int64_t j = tile.t0; j < tile.t1; ++j) {
+        ring.advance(j, [&](int64_t plane, int at) {
+          pack_plane<S>(p, plan, tile, plane, nullptr, flat, pack);
+          using Element = std::conditional_t<group == 2, double, Acc>;  // all positions of a lane group
+          transpose(reinterpret_cast<const Element*>(flat), tile.channel_stride / group, num_in,
+                    tile.sub_size * plan.hw_subs / group, reinterpret_cast<Element*>(x + at * slot_size), padded);
+        });
+        for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
+          for (int64_t s = 0; s < tile.samples; ++s)
+            for (int64_t c = 0; c < num_out; ++c) {
+              const int64_t* ys = p.y_stride;
+              const int64_t start = (tile.sample + s) * ys[0] + c * ys[1] + (t.parities * j + pt) * ys[2];
+              const S *base = static_cast<const S*>(p.y) + start, *gate = static_cast<const S*>(p.gate);
+              const Line<S, Acc> row{base, gate ? gate + start : nullptr, ys[4], p.out_size[2], Acc(p.gate_slope)};
+              bias_of(thread)[c] +=
+                  pack_gradient(p, plan, tile, row, g + c * pitch + s * tile.rows * tile.cols, unit_stride, pack);
             }
+          for (int u = 0; u < plan.hw_units; ++u) {
+            int64_t count = 0;
+            for (int mt = 0; mt < t.taps; ++mt) {
+              const int64_t plane = t.step() * j + t.shift(pt, mt);
+              if (plane < 0 || plane >= p.in_size[0]) continue;
+              for (int m = 0; m < plan.hw_taps; ++m)
+                for (int64_t b = 0; b < in_blocks; ++b)
+                  column[count++] = {x + ring.slot(plane) * slot_size + tile.offset(plan, u, m) * padded + b * lanes,
+                                     ((mt * plan.hw_taps + m) * in_blocks + b) * num_out * lanes};
+            }
+            Acc* unit_sums = sums + (pt * plan.hw_units + u) * per_unit;
+            const Blocks column_blocks(count, kColumns);
+            for (int64_t a = 0; a < column_blocks.count; ++a)
+              for (int64_t b = 0; b < out_blocks.count; ++b) {
+                const Acc* from[kColumns];
+                Acc* to[kColumns];
+                const int64_t first = column_blocks.begin(a), size = column_blocks.size(a), o = out_blocks.begin(b);
+                for (int64_t n = 0; n < size; ++n)
+                  from[n] = column[first + n].x, to[n] = unit_sums + column[first + n].at + o * lanes;
+                pick_outer<Acc, group>(int(out_blocks.size(b)), int(size))(g + u * unit_stride + o * pitch, pitch, from,
+                                                                           padded, tile.positions, to);
+              }
           }
         }
-        planes += (tile.t1 - tile.t0) * t.parities;
-        if (planes >= kFlush) flush(), planes = 0;
       }
-      flush();
-    });
-    // Fold units and taps back into the kernel: the transpose of spreading.
-    const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2];
-    struct Entry {
-      int64_t k, at;
-      double weight;
-    };
-    std::vector<Entry> entries;
-    for (int64_t k = 0; k < volume; ++k)
-      for (int64_t u = 0; u < plan.units(); ++u)
-        for (int64_t m = 0; m < plan.taps(); ++m) {
-          const int64_t kt = k / (p.kernel[1] * p.kernel[2]), kh = k / p.kernel[2] % p.kernel[1], kw = k % p.kernel[2];
-          const int uw = int(u % w.units), uh = int(u / w.units % h.units), ut = int(u / plan.hw_units);
-          const int mw = int(m % w.taps), mh = int(m / w.taps % h.taps), mt = int(m / plan.hw_taps);
-          const double weight = t.spread(ut, mt, kt) * h.spread(uh, mh, kh) * w.spread(uw, mw, kw);
-          if (weight != 0) entries.push_back({k, u * per_unit + m * in_blocks * num_out * lanes, weight});
-        }
+      planes += (tile.t1 - tile.t0) * t.parities;
+      if (planes >= kFlush) flush(), planes = 0;
+    }
+    if (result[thread] == in_total) flush();
+  };
+
+  // Units and taps back into the kernel: the transpose of spreading.
+  const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2];
+  struct Entry {
+    int64_t k, at;
+    double weight;
+  };
+  std::vector<Entry> entries;
+  for (int64_t k = 0; k < volume; ++k)
+    for (int64_t u = 0; u < plan.units(); ++u)
+      for (int64_t m = 0; m < plan.taps(); ++m) {
+        const int64_t kt = k / (p.kernel[1] * p.kernel[2]), kh = k / p.kernel[2] % p.kernel[1], kw = k % p.kernel[2];
+        const int uw = int(u % w.units), uh = int(u / w.units % h.units), ut = int(u / plan.hw_units);
+        const int mw = int(m % w.taps), mh = int(m / w.taps % h.taps), mt = int(m / plan.hw_taps);
+        const double weight = t.spread(ut, mt, kt) * h.spread(uh, mh, kh) * w.spread(uw, mw, kw);
+        if (weight != 0) entries.push_back({k, u * per_unit + m * in_blocks * num_out * lanes, weight});
+      }
+  // The sums of threads first ... first + team - 1 are those of a sample.
+  auto fold = [&](int64_t sample, int first, int team) {
     Acc* gw = static_cast<Acc*>(p.gw) + sample * num_out * num_in * volume;
-    parallel_shares(num_out, num_sums * threads > 65536 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
+    parallel_shares(num_out, num_sums * team > 65536 ? team : 1, [&](int64_t begin, int64_t end, int) {
       std::vector<double> value(size_t(volume * lanes));
+      auto add = [&](const auto* from) {
+        for (const Entry& entry : entries) {
+          double* __restrict to = value.data() + entry.k * lanes;
+          for (int i = 0; i < lanes; ++i) to[i] += entry.weight * double(from[entry.at + i]);
+        }
+      };
       for (int64_t o = begin; o < end; ++o)
         for (int64_t b = 0; b < in_blocks; ++b) {
           std::fill(value.begin(), value.end(), 0.0);
-          for (const Entry& entry : entries)
-            for (int thread = 0; thread < threads; ++thread) {
-              const double* __restrict from = total_of(thread) + entry.at + (b * num_out + o) * lanes;
-              double* __restrict to = value.data() + entry.k * lanes;
-              for (int i = 0; i < lanes; ++i) to[i] += entry.weight * from[i];
-            }
-          const int64_t first = b * lanes, count = std::min<int64_t>(lanes, num_in - first);
+          for (int thread = first; thread < first + team; ++thread) {
+            if (result[thread] == in_sums) add(sums_of(thread) + (b * num_out + o) * lanes);
+            if (result[thread] == in_total) add(total_of(thread) + (b * num_out + o) * lanes);
+          }
+          const int64_t first_in = b * channels, count = std::min<int64_t>(channels, num_in - first_in);
           for (int64_t i = 0; i < count; ++i)
-            for (int64_t k = 0; k < volume; ++k) gw[(o * num_in + first + i) * volume + k] = Acc(value[k * lanes + i]);
+            for (int64_t k = 0; k < volume; ++k) {
+              double sum = 0;
+              for (int e = 0; e < group; ++e) sum += value[k * lanes + i * group + e];
+              gw[(o * num_in + first_in + i) * volume + k] = Acc(p.gain * sum);
+            }
         }
     });
     for (int64_t o = 0; o < num_out; ++o) {
       double sum = 0;
-      for (int thread = 0; thread < threads; ++thread) sum += bias_of(thread)[o];
-      static_cast<Acc*>(p.gb)[sample * num_out + o] = Acc(sum);
+      for (int thread = first; thread < first + team; ++thread)
+        if (result[thread] != nowhere) sum += bias_of(thread)[o];
+      static_cast<Acc*>(p.gb)[sample * num_out + o] = Acc(p.gain * sum);
     }
+  };
+
+  if (apart)
+    return parallel_shares(samples, threads, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t sample = begin; sample < end; ++sample) {
+        accumulate(sample, 0, jobs, thread);
+        fold(sample, thread, 1);
+      }
+    });
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    std::fill(result.begin(), result.end(), nowhere);
+    parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int thread) { accumulate(sample, begin, end, thread); });
+    fold(sample, 0, threads);
   }
 }
 
@@ -267,12 +310,13 @@ void modulated_conv3d_weight_gradient_cpu(const ConvParams& p) {
   dispatch(p.dtype, [&](auto storage, auto acc) {
     using S = decltype(storage);
     using Acc = decltype(acc);
-    if constexpr (kVectorBytes > 16) {
-      constexpr int64_t lanes = kLanes<Acc>;
-      const int64_t half_waste = round_up(p.in_channels, lanes / 2), waste = round_up(p.in_channels, lanes);
-      if (half_waste < waste) return weight_gradient<S, Acc, kVectorBytes / 2>(p);
+    constexpr int64_t lanes = kLanes<Acc>;
+    if constexpr (std::is_same_v<Acc, float>) {
+      const int64_t padded = round_up(p.in_channels, lanes / 2);
+      const Plan plan(p, sizeof(Acc), padded);
+      if (plan.paired && padded < round_up(p.in_channels, lanes)) return weight_gradient<S, Acc, 2>(p, plan);
     }
-    weight_gradient<S, Acc, kVectorBytes>(p);
+    weight_gradient<S, Acc, 1>(p, Plan(p, sizeof(Acc), round_up(p.in_channels, lanes)));
   });
 }
 

@@ -1,7 +1,6 @@
 // The convolution with its epilogue on CPU: packed x times packed weights, unit by unit, then the units combined into
 // output rows that pass through noise, bias, activation and norm while they are in the first-level cache.
 #include "conv_tile.h"
-#include "pixel_norm.h"
 
 namespace vgen::VGEN_ISA {
 namespace {
@@ -179,7 +178,7 @@ struct Place {
 
 // noise, bias, leaky ReLU, gain for every channel of a row; then pixel norm over the channels; then y.
 template <class S, class Acc>
-void finish(const ConvParams& p, const Place& at, Acc* rows, int64_t pitch, Acc* square) {
+void finish(const ConvParams& p, const Place& at, bool stream, Acc* rows, int64_t pitch, Acc* square) {
   const Acc slope = Acc(p.slope), gain = Acc(p.gain);
   const Acc* bias = static_cast<const Acc*>(p.bias);
   const int64_t count = at.count, *ys = p.y_stride, *ns = p.noise_stride;
@@ -200,19 +199,19 @@ void finish(const ConvParams& p, const Place& at, Acc* rows, int64_t pitch, Acc*
     else if (ys[4] != 1)
       for (int64_t i = 0; i < count; ++i) row[i] = leaky(row[i] + add, slope) * gain;
     else {
-      S* __restrict out = y + c * ys[1];
-      for (int64_t i = 0; i < count; ++i) out[i] = store<S>(leaky(row[i] + add, slope) * gain);
+      write_line(y + c * ys[1], count, stream, [&](int64_t i) { return store<S>(leaky(row[i] + add, slope) * gain); });
     }
   }
   if (p.pixel_norm) {
     const Acc scale = Acc(1) / Acc(p.out_channels), eps = Acc(p.eps);
-    Acc* __restrict r = static_cast<Acc*>(p.r) + ((at.b * p.out_size[0] + at.t) * p.out_size[1] + at.h) * p.out_size[2] + at.w;
-    for (int64_t i = 0; i < count; ++i) r[i] = square[i] = Acc(1) / std::sqrt(square[i] * scale + eps);
+    for (int64_t i = 0; i < count; ++i) square[i] = Acc(1) / std::sqrt(square[i] * scale + eps);
+    if (p.r)
+      std::copy_n(square, count,
+                  static_cast<Acc*>(p.r) + ((at.b * p.out_size[0] + at.t) * p.out_size[1] + at.h) * p.out_size[2] + at.w);
     for (int64_t c = 0; c < p.out_channels; ++c) {
       Acc* __restrict row = rows + c * pitch;
-      S* __restrict out = y + c * ys[1];
       if (ys[4] == 1)
-        for (int64_t i = 0; i < count; ++i) out[i] = store<S>(row[i] * square[i]);
+        write_line(y + c * ys[1], count, stream, [&](int64_t i) { return store<S>(row[i] * square[i]); });
       else
         for (int64_t i = 0; i < count; ++i) row[i] *= square[i];
     }
@@ -245,6 +244,8 @@ void forward(const ConvParams& p) {
   for (int64_t b = 0; b < samples; ++b)
     pack_weights(p, plan, static_cast<const Acc*>(p.w) + b * weight_size, packed + b * packed_size);
   Acc* memory = packed + round_up(samples * packed_size, 64);
+  const int64_t voxels = p.batch * p.out_size[0] * p.out_size[1] * p.out_size[2];
+  const bool stream = voxels * p.out_channels * int64_t(sizeof(S)) > kStreamBytes;
   std::vector<int64_t> all_offsets(size_t(plan.hw_units * plan.hw_taps * p.threads));
 
   parallel_shares(plan.jobs, p.threads, [&](int64_t begin, int64_t end, int thread) {
@@ -259,7 +260,7 @@ void forward(const ConvParams& p) {
       const int64_t vectors = divide_up(tile.positions, kLanes<Acc>);
       Ring ring{p, plan};
       for (int64_t j = tile.t0; j < tile.t1; ++j) {
-        ring.advance(j, [&](int64_t plane, int at) { pack_plane<S>(p, plan, tile, plane, slot + at * tile.slot_stride, pack); });
+        ring.advance(j, [&](int64_t plane, int at) { pack_plane<S>(p, plan, tile, plane, p.gate, slot + at * tile.slot_stride, pack); });
         for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
           Segments<Acc> segments{0, {}, {}};
           for (int m = 0; m < t.taps; ++m) {
@@ -291,12 +292,13 @@ void forward(const ConvParams& p) {
             const int64_t end_w = std::min(first_w + w.parities * tile.gw, p.out_size[2]);
             for (int ph = 0; ph < h.parities; ++ph) {
               const Place at{tile.sample + s, t.parities * j + pt, first_h + ph, first_w + skip, end_w - first_w - skip};
-              if (at.h >= 0 && at.h < p.out_size[1]) finish<S>(p, at, rows + ph * row_stride + skip, out_pitch, square);
+              if (at.h >= 0 && at.h < p.out_size[1]) finish<S>(p, at, stream, rows + ph * row_stride + skip, out_pitch, square);
             }
           }
         }
       }
     }
+    stream_fence();
   });
 }
 

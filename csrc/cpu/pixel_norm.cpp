@@ -12,13 +12,6 @@ namespace {
 
 constexpr int64_t kChunk = 512;
 
-// The same run of the next chunk, fetched while this one is written.
-template <class S>
-void fetch(const S* next, int64_t count) {
-  const char* at = reinterpret_cast<const char*>(next);
-  for (int64_t k = 0; k < count * int64_t(sizeof(S)); k += 64) __builtin_prefetch(at + k, 0, 2);
-}
-
 // fn(first element of the chunk, index into r, number of positions) for every chunk of every sample.
 template <class F>
 void for_chunks(const PixelNormParams& p, F&& fn) {
@@ -30,11 +23,18 @@ void for_chunks(const PixelNormParams& p, F&& fn) {
       fn(b * p.channels * p.positions + first * p.position_stride, b * p.positions + first,
          std::min(kChunk, p.positions - first));
     }
+    stream_fence();
   });
+}
+
+template <class S>
+bool streams(const PixelNormParams& p) {
+  return p.batch * p.channels * p.positions * int64_t(sizeof(S)) > kStreamBytes;
 }
 
 template <class S, class Acc>
 void forward(const PixelNormParams& p) {
+  const bool stream = streams<S>(p);
   const Acc slope = Acc(p.slope), eps = Acc(p.eps), scale = Acc(1) / Acc(p.channels);
   const int64_t num_c = p.channels, cs = p.channel_stride;
   for_chunks(p, [&](int64_t at, int64_t at_r, int64_t count) {
@@ -61,8 +61,8 @@ void forward(const PixelNormParams& p) {
     for (int64_t i = 0; i < count; ++i) r[i] = Acc(1) / std::sqrt(r[i] * scale + eps);
     if (p.position_stride == 1) {
       for (int64_t c = 0; c < num_c; ++c) {
-        fetch(x + c * cs + count, count);
-        for (int64_t i = 0; i < count; ++i) y[c * cs + i] = store<S>(leaky(load<Acc>(x[c * cs + i]), slope) * r[i]);
+        fetch(x + c * cs + count, count);  // the same run of the next chunk
+        write_line(y + c * cs, count, stream, [&](int64_t i) { return store<S>(leaky(load<Acc>(x[c * cs + i]), slope) * r[i]); });
       }
     } else {
       for (int64_t i = 0; i < count; ++i)
@@ -76,6 +76,7 @@ void forward(const PixelNormParams& p) {
 // gz = lrelu'(z) gain r (g - y mean_c(g y)); without r only lrelu'(z) gain g.
 template <class S, class Acc>
 void backward(const PixelNormParams& p) {
+  const bool stream = streams<S>(p);
   const Acc slope = Acc(p.slope), gain = Acc(p.gain), scale = Acc(1) / Acc(p.channels);
   const int64_t num_c = p.channels, cs = p.channel_stride;
   for_chunks(p, [&](int64_t at, int64_t at_r, int64_t count) {
@@ -85,8 +86,9 @@ void backward(const PixelNormParams& p) {
     if (!p.r) {
       const int64_t runs = p.position_stride == 1 ? num_c : 1, length = p.position_stride == 1 ? count : count * num_c;
       for (int64_t c = 0; c < runs; ++c)
-        for (int64_t i = c * cs; i < c * cs + length; ++i)
-          out[i] = store<S>(load<Acc>(g[i]) * leaky_derivative(load<Acc>(y[i]), slope, gain));
+        write_line(out + c * cs, length, stream, [&](int64_t i) {
+          return store<S>(load<Acc>(g[c * cs + i]) * leaky_derivative(load<Acc>(y[c * cs + i]), slope, gain));
+        });
       return;
     }
     const Acc* __restrict r = static_cast<const Acc*>(p.r) + at_r;
@@ -97,10 +99,10 @@ void backward(const PixelNormParams& p) {
       for (int64_t i = 0; i < count; ++i) dot[i] *= scale;
       for (int64_t c = 0; c < num_c; ++c) {
         fetch(g + c * cs + count, count), fetch(y + c * cs + count, count);
-        for (int64_t i = 0; i < count; ++i) {
+        write_line(out + c * cs, count, stream, [&](int64_t i) {
           const Acc value = load<Acc>(y[c * cs + i]);
-          out[c * cs + i] = store<S>(leaky_derivative(value, slope, gain) * r[i] * (load<Acc>(g[c * cs + i]) - value * dot[i]));
-        }
+          return store<S>(leaky_derivative(value, slope, gain) * r[i] * (load<Acc>(g[c * cs + i]) - value * dot[i]));
+        });
       }
     } else {
       for (int64_t i = 0; i < count; ++i) {

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) normalise_kernel(const __grid_consta
     }
     const Acc r = inverse_sqrt(sum_lanes(sum, kWarp) / Acc(p.out_channels) + Acc(p.eps));
     for (int64_t o = lane; o < p.out_channels; o += kWarp) at[o * p.y_stride[1]] = narrow<S>(widen<Acc>(at[o * p.y_stride[1]]) * r);
-    if (lane == 0) static_cast<Acc*>(p.r)[v] = r;
+    if (p.r && lane == 0) static_cast<Acc*>(p.r)[v] = r;
   }
 }
 
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kThreads)
         Acc r = 1;
         if (norm) {
           r = inverse_sqrt(sum_lanes(square, kAcross) / Acc(p.out_channels) + Acc(p.eps));
-          if (live && across == 0) static_cast<Acc*>(p.r)[at.voxel] = r;
+          if (p.r && live && across == 0) static_cast<Acc*>(p.r)[at.voxel] = r;
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -522,7 +522,7 @@ __global__ void __launch_bounds__(kThreads)
             float scale = 1;
             if (norm) {
               scale = inverse_sqrt(sum_lanes(square, 4) / float(p.out_channels) + float(p.eps));
-              if (live && lane % 4 == 0) static_cast<float*>(p.r)[out.voxel(p, b)] = scale;
+              if (p.r && live && lane % 4 == 0) static_cast<float*>(p.r)[out.voxel(p, b)] = scale;
             }
             if (lane % 4 == 0) target[row] = live ? out.at(p.y_stride, b) : -1;
 #pragma unroll

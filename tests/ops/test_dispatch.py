@@ -24,7 +24,7 @@ def grad(*shape: int, seed: int = 0, dtype=torch.float32) -> Tensor:
 
 
 def conv_act(x, w, bias, noise, slope, gain, norm, up, down, size):
-    flags = (slope, gain, norm, [up] * 3, [down] * 3, [1] * 3, size, 1e-8, "cpp")
+    flags = (slope, gain, norm, [up] * 3, [down] * 3, [1] * 3, size, 1e-8, norm, "cpp")
     return "conv_act", (x, w, bias, noise, *flags)
 
 
@@ -43,10 +43,14 @@ REGISTERED = {
     "conv_pixel_norm": conv_act(grad(*X), grad(*W), grad(4), None, 0.2, 1.0, True, 1, 1, SIZE),
     "weight_gradient": conv_weight_gradient(grad(*X), grad(2, 4, *SIZE), 1, 1, False),
     "weight_gradient_up": conv_weight_gradient(LAST, grad(2, 4, 4, 8, 8), 2, 1, True),
+    "conv_act_backward": (
+        "conv_act_backward",
+        (draw(2, 4, *SIZE), draw(2, 4, *SIZE, seed=1), draw(*X), draw(*W), 0.2, 1.3, *[[1] * 3] * 3, True, True),
+    ),
     "act_backward": ("act_backward", (grad(*X), draw(*X, seed=1), draw(0), 0.2, 1.3, False, "cpp")),
     "act_backward_norm": ("act_backward", (draw(*X), draw(*X, seed=1), POSITIVE, 0.2, 1.3, True, "cpp")),
-    "pixel_norm": ("pixel_norm", (grad(*X), 0.2, 1e-8, "cpp")),
-    "pixel_norm_last": ("pixel_norm", (LAST, 1.0, 1e-8, "cpp")),
+    "pixel_norm": ("pixel_norm", (grad(*X), 0.2, 1e-8, True, "cpp")),
+    "pixel_norm_last": ("pixel_norm", (LAST, 1.0, 1e-8, False, "cpp")),
     "stddev": ("minibatch_stddev", (grad(*X), 2, 1e-3, "cpp")),
     "stddev_last": ("minibatch_stddev", (LAST, 2, 1e-3, "cpp")),
     "stddev_backward": ("minibatch_stddev_backward", (grad(2, 4, *SIZE), grad(*X), 2, 1e-3, "cpp")),

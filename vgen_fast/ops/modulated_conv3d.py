@@ -9,6 +9,8 @@ Three registered ops are closed under differentiation, so a penalty's second bac
     act_backward          g -> derivative of act at z, read from the sign of y; linear in g
 
 The input gradient of a convolution is `conv_act` with flipped weights; up turns into down and down into up.
+Where no graph of the gradient is asked for, CPU runs all of it as one `conv_act_backward`: g passes the activation
+while it is read, and the tensor between, as large as y, is never there.
 """
 
 import math
@@ -92,11 +94,25 @@ def modulated_conv3d(
         options = dict(slope=slope, gain=gain, pixel_norm=pixel_norm, up=up, down=down, padding=padding, eps=eps)
         y = reference.modulated_conv3d(x, weight, style, demodulate=demodulate, bias=bias, noise=noise, **options)
     else:
-        w = weight if style is None else reference.modulate(weight, style, demodulate, eps)
+        w = weight if style is None else _modulated(weight, style, demodulate, eps)
         slope = 1.0 if slope is None else float(slope)
-        flags = (slope, float(gain), bool(pixel_norm), list(up), list(down), list(padding), size, float(eps), impl)
-        y, _ = call("conv_act", x, w, bias, noise, *flags)
+        wanted = any(t is not None and t.requires_grad for t in (x, w, bias, noise))
+        keep_r = bool(pixel_norm) and torch.is_grad_enabled() and wanted
+        flags = (slope, float(gain), bool(pixel_norm), list(up), list(down), list(padding), size, float(eps), keep_r)
+        y, _ = call("conv_act", x, w, bias, noise, *flags, impl)
     return y.squeeze(2) if image else y
+
+
+def _modulated(weight: Tensor, style: Tensor, demodulate: bool, eps: float) -> Tensor:
+    """`reference.modulate` with the norms from sum_ik (s_bi w_oik)^2 = sum_i s_bi^2 sum_k w_oik^2: the per-sample
+    weights are written once, and nothing reads them on the way.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    weight, factor = weight.to(wide), style.to(wide)[:, None]
+    if demodulate:
+        norm = factor[:, 0].square() @ weight.square().sum((2, 3, 4)).T + eps
+        factor = factor * norm.rsqrt()[:, :, None]
+    return weight * factor[..., None, None, None]
 
 
 def _check(x, weight, style, bias, noise, slope, gain, eps) -> bool:
@@ -152,7 +168,7 @@ FLAGS = "SymInt[] up, SymInt[] down, SymInt[] padding"
 torch.library.define(
     "vgen_fast::conv_act",
     "(Tensor x, Tensor w, Tensor? bias, Tensor? noise, float slope, float gain, bool pixel_norm, "
-    f"{FLAGS}, SymInt[] size, float eps, str impl) -> (Tensor, Tensor)",
+    f"{FLAGS}, SymInt[] size, float eps, bool keep_r, str impl) -> (Tensor, Tensor)",
 )
 torch.library.define(
     "vgen_fast::conv_weight_gradient",
@@ -162,29 +178,36 @@ torch.library.define(
     "vgen_fast::act_backward",
     "(Tensor g, Tensor y, Tensor r, float slope, float gain, bool pixel_norm, str impl) -> Tensor",
 )
+torch.library.define(
+    "vgen_fast::conv_act_backward",
+    f"(Tensor g, Tensor y, Tensor x, Tensor w, float slope, float gain, {FLAGS}, bool wants_x, bool wants_w) "
+    "-> (Tensor, Tensor, Tensor)",
+)
 
 
-def _outputs(x: Tensor, w: Tensor, pixel_norm: bool, size: list[int]) -> tuple[Tensor, Tensor]:
+def _outputs(x: Tensor, w: Tensor, keep_r: bool, size: list[int]) -> tuple[Tensor, Tensor]:
+    """y, and the factor r of pixel norm for the backward (empty unless it is kept)."""
     y = empty_like_layout(x, (x.shape[0], w.shape[-5], *size))
-    r = torch.empty((x.shape[0], *size) if pixel_norm else (0,), dtype=compute_dtype(x.dtype), device=x.device)
+    r = torch.empty((x.shape[0], *size) if keep_r else (0,), dtype=compute_dtype(x.dtype), device=x.device)
     return y, r
 
 
 @implements("conv_act")
-def _conv_act(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, impl):
-    y, r = _outputs(x, w, pixel_norm, size)
+def _conv_act(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, keep_r, impl):
+    y, r = _outputs(x, w, keep_r, size)
     if y.numel() == 0:
         return y, r
     wide = compute_dtype(x.dtype)
     w = w.to(wide).contiguous()
     bias = None if bias is None else bias.to(wide).contiguous()
     noise = None if noise is None else noise.to(x.dtype).expand(y.shape)
+    factor = r if keep_r else None
     if impl == "triton":
         from vgen_fast.kernels import modulated_conv3d as kernel
 
-        kernel.conv_act(x, w, bias, noise, y, r, slope, gain, pixel_norm, up, down, padding, eps)
+        kernel.conv_act(x, w, bias, noise, y, factor, slope, gain, pixel_norm, up, down, padding, eps)
         return y, r
-    tensors = (address(t) for t in (x, w, bias, noise, y, r if pixel_norm else None))
+    tensors = (address(t) for t in (x, w, bias, noise, y, factor))
     _C.modulated_conv3d_forward(
         where(x), *tensors, [x.shape[0], x.shape[1], y.shape[1]], x.shape[2:], size, w.shape[-3:], padding, up, down,
         x.stride(), y.stride(), [0] * 5 if noise is None else noise.stride(), w.ndim == 6, pixel_norm, slope, gain, eps,
@@ -193,8 +216,8 @@ def _conv_act(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, siz
 
 
 @torch.library.register_fake("vgen_fast::conv_act")
-def _conv_act_fake(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, impl):
-    return _outputs(x, w, pixel_norm, size)
+def _conv_act_fake(x, w, bias, noise, slope, gain, pixel_norm, up, down, padding, size, eps, keep_r, impl):
+    return _outputs(x, w, keep_r, size)
 
 
 @implements("conv_weight_gradient")
@@ -243,6 +266,29 @@ def _act_backward_fake(g, y, r, slope, gain, pixel_norm, impl):
     return torch.empty_like(y)
 
 
+@torch.library.register_fake("vgen_fast::conv_act_backward")
+def _gradients(g, y, x, w, slope, gain, up, down, padding, wants_x, wants_w):
+    """Room for gx, gw and gb; empty where not wanted."""
+    gx = empty_like_layout(x, x.shape) if wants_x else x.new_empty(0)
+    gw = torch.empty(w.shape if wants_w else (0,), dtype=compute_dtype(x.dtype), device=x.device)
+    return gx, gw, gw.new_empty(g.shape[1] if wants_w else 0)
+
+
+@implements("conv_act_backward")
+def _conv_act_backward_kernel(g, y, x, w, slope, gain, up, down, padding, wants_x, wants_w):
+    gx, gw, gb = _gradients(g, y, x, w, slope, gain, up, down, padding, wants_x, wants_w)
+    g = dense_like(g, y)
+    mirrored = _flipped(w).to(gw.dtype).contiguous() if wants_x else None
+    sums = gw.new_empty((x.shape[0], len(gb))) if w.ndim == 6 else gb
+    found = (address(out if want else None) for out, want in ((gx, wants_x), (gw, wants_w), (sums, wants_w)))
+    _C.modulated_conv3d_backward(
+        where(x), address(g), address(y), address(x), address(mirrored), *found,
+        [x.shape[0], x.shape[1], g.shape[1]], x.shape[2:], g.shape[2:], w.shape[-3:], padding, up, down,
+        x.stride(), y.stride(), gx.stride() if wants_x else x.stride(), w.ndim == 6, slope, gain,
+    )  # fmt: skip
+    return gx, gw, sums.sum(0) if w.ndim == 6 else gb
+
+
 # --------------------------------------------------------------------------------------------------------- autograd
 
 
@@ -254,57 +300,58 @@ def _flipped(w: Tensor) -> Tensor:
 def _input_gradient(g, w, up, down, padding, size, impl) -> Tensor:
     mirrored = [k - 1 - p for k, p in zip(w.shape[-3:], padding, strict=True)]
     gain = math.prod(up) / math.prod(down)  # the sum over copies is `prod(up)` times their average
-    flags = (1.0, gain, False, down, up, mirrored, size, 0.0, impl)
+    flags = (1.0, gain, False, down, up, mirrored, size, 0.0, False, impl)
     return call("conv_act", g, _flipped(w), None, None, *flags)[0]
-
-
-def _sum_to(g: Tensor, shape: torch.Size) -> Tensor:
-    return g.sum_to_size(shape)
 
 
 def _conv_act_setup(ctx, inputs, output):
     x, w, bias, noise, slope, gain, pixel_norm, *rest = inputs
     y, r = output
     keep_y = slope != 1 or pixel_norm
-    ctx.save_for_backward(x, w, bias, noise, y if keep_y else None, r if pixel_norm else None)
+    ctx.save_for_backward(x, w, bias, noise, y if keep_y else None, r)
     ctx.mark_non_differentiable(r)
     ctx.flags = (slope, gain, pixel_norm, *rest)
 
 
 def _conv_act_backward(ctx, gy, _):
     x, w, bias, noise, y, r = ctx.saved_tensors
-    slope, gain, pixel_norm, up, down, padding, *_, impl = ctx.flags
+    slope, gain, pixel_norm, up, down, padding, _, _, keep_r, impl = ctx.flags
     wants = list(ctx.needs_input_grad[:4])
     if not weight_gradients_wanted() and w.ndim == 5:
         wants[1:3] = False, False
-    if pixel_norm and torch.is_grad_enabled():
-        grads = _through_reference(ctx, gy, wants)
+    graph, wants_w = torch.is_grad_enabled(), wants[1] or wants[2]
+    on_cpu = impl == "cpp" and y is not None and y.device.type == "cpu" and y.is_contiguous()
+    if pixel_norm and (graph or not keep_r):
+        return *_through_reference(ctx, gy, wants), *[None] * 10
+    gx = gw = gb = gz = None
+    if on_cpu and not (graph or pixel_norm or wants[3]):
+        flags = (slope, gain, up, down, padding)
+        gx, gw, gb = call("conv_act_backward", gy, y, x, w, *flags, wants[0], wants_w)
     else:
-        if y is None:
-            gz = gy * gain
-        else:
-            r = y.new_empty(0) if r is None else r
-            gz = call("act_backward", gy, y, r, slope, gain, pixel_norm, impl)
-        grads = [None] * 4
+        gz = gy * gain if y is None else call("act_backward", gy, y, r, slope, gain, pixel_norm, impl)
         if wants[0]:
-            grads[0] = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl)
-        if wants[1] or wants[2]:
+            gx = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl)
+        if wants_w:
             gw, gb = call("conv_weight_gradient", x, gz, w.shape[-3:], up, down, padding, w.ndim == 6, impl)
-            grads[1] = gw.to(w.dtype) if wants[1] else None
-            grads[2] = gb.to(bias.dtype) if wants[2] else None
-        if wants[3]:
-            grads[3] = _sum_to(gz, noise.shape).to(noise.dtype)
-    return *grads, *[None] * 9
+    return (
+        gx if wants[0] else None,
+        gw.to(w.dtype) if wants[1] else None,
+        gb.to(bias.dtype) if wants[2] else None,
+        gz.sum_to_size(noise.shape).to(noise.dtype) if wants[3] else None,
+        *[None] * 10,
+    )
 
 
 def _through_reference(ctx, gy, wants):
     """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is PyTorch's."""
     inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:4]]  # two may be one tensor
-    slope, gain, _, *rest = ctx.flags
-    a, _ = call("conv_act", *inputs, slope, gain, False, *rest)
-    y = reference_pixel_norm(a, eps=rest[-2])
+    slope, gain, _, *axes, eps, _, impl = ctx.flags
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        a, _ = call("conv_act", *inputs, slope, gain, False, *axes, eps, False, impl)
+        y = reference_pixel_norm(a, eps=eps)
     chosen = [tensor for tensor, want in zip(inputs, wants, strict=True) if want]
-    found = iter(torch.autograd.grad(y, chosen, gy, create_graph=True))
+    found = iter(torch.autograd.grad(y, chosen, gy, create_graph=graph))
     return [next(found) if want else None for want in wants]
 
 
@@ -323,7 +370,7 @@ def _weight_gradient_backward(ctx, vw, vb):
     gx = _input_gradient(g, vw, up, down, padding, x.shape[2:], impl) if ctx.needs_input_grad[0] else None
     gg = None
     if ctx.needs_input_grad[1]:
-        flags = (1.0, 1.0, False, up, down, padding, g.shape[2:], 0.0, impl)
+        flags = (1.0, 1.0, False, up, down, padding, g.shape[2:], 0.0, False, impl)
         gg, _ = call("conv_act", x, vw, vb, None, *flags)
     return gx, gg, *[None] * 6
 

@@ -34,34 +34,38 @@ def pixel_norm(x: Tensor, *, slope: float | None = None, eps: float = 1e-8, impl
     if impl == "reference":
         return reference.pixel_norm(x, slope=slope, eps=eps)
     video = x if x.ndim == 5 else x.unsqueeze(2)
-    y, _ = call("pixel_norm", video, 1.0 if slope is None else float(slope), float(eps), impl)
+    keep_r = torch.is_grad_enabled() and x.requires_grad
+    y, _ = call("pixel_norm", video, 1.0 if slope is None else float(slope), float(eps), keep_r, impl)
     return y if x.ndim == 5 else y.squeeze(2)
 
 
-torch.library.define("vgen_fast::pixel_norm", "(Tensor x, float slope, float eps, str impl) -> (Tensor, Tensor)")
+torch.library.define(
+    "vgen_fast::pixel_norm", "(Tensor x, float slope, float eps, bool keep_r, str impl) -> (Tensor, Tensor)"
+)
 
 
 @implements("pixel_norm")
-def _pixel_norm(x, slope, eps, impl):
-    y, r = _pixel_norm_fake(x, slope, eps, impl)
-    x = dense_like(x, y)
+def _pixel_norm(x, slope, eps, keep_r, impl):
+    y, r = _pixel_norm_fake(x, slope, eps, keep_r, impl)
+    x, factor = dense_like(x, y), r if keep_r else None
     if impl == "triton":
         from vgen_fast.kernels import pixel_norm as kernel
 
-        kernel.pixel_norm_forward(x, y, r, slope, eps)
+        kernel.pixel_norm_forward(x, y, factor, slope, eps)
     else:
-        _C.pixel_norm_forward(where(x), address(x), address(y), address(r), x.shape, x.stride(), slope, eps)
+        _C.pixel_norm_forward(where(x), address(x), address(y), address(factor), x.shape, x.stride(), slope, eps)
     return y, r
 
 
 @torch.library.register_fake("vgen_fast::pixel_norm")
-def _pixel_norm_fake(x, slope, eps, impl):
-    r = torch.empty((x.shape[0], *x.shape[2:]), dtype=compute_dtype(x.dtype), device=x.device)
-    return empty_like_layout(x, x.shape), r
+def _pixel_norm_fake(x, slope, eps, keep_r, impl):
+    """y, and the factor r for the backward (empty unless it is kept)."""
+    size = (x.shape[0], *x.shape[2:]) if keep_r else (0,)
+    return empty_like_layout(x, x.shape), torch.empty(size, dtype=compute_dtype(x.dtype), device=x.device)
 
 
 def _setup(ctx, inputs, output):
-    x, ctx.slope, ctx.eps, ctx.impl = inputs
+    x, ctx.slope, ctx.eps, ctx.keep_r, ctx.impl = inputs
     y, r = output
     ctx.save_for_backward(x, y, r)
     ctx.mark_non_differentiable(r)
@@ -69,10 +73,12 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, gy, _):
     x, y, r = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    graph = torch.is_grad_enabled()
+    if not graph and ctx.keep_r:
+        return call("act_backward", gy, y, r, ctx.slope, 1.0, True, ctx.impl), *[None] * 4
+    with torch.enable_grad():
         normed = reference.pixel_norm(x, slope=ctx.slope, eps=ctx.eps)
-        return torch.autograd.grad(normed, x, gy, create_graph=True)[0], None, None, None
-    return call("act_backward", gy, y, r, ctx.slope, 1.0, True, ctx.impl), None, None, None
+    return torch.autograd.grad(normed, x, gy, create_graph=graph)[0], *[None] * 4
 
 
 autograd("pixel_norm", _setup, _backward)
