@@ -2,13 +2,14 @@
 
 A row first checks its result against eager PyTorch in float64 (at most twice the error of eager in float32, plus a few
 ulps) and prints no time if that fails. The sides take turns, so that a slow moment
-of the machine meets all of them; a figure is the median. `bound` is the least time the floating-point operations of the
+of the machine meets all of them, with Python's garbage collector off, as in timeit; a figure is the median. `bound` is the least time the floating-point operations of the
 direct form (phases for up, strided taps for down) take at the ceiling measured in the same run; fewer
 multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process over one call.
 (Over 400 lines: the rows are a table, and a row is of use only beside the way it is measured.)
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -91,6 +92,7 @@ def measure(row: Row, seconds: float) -> bool:
     found = {side: [] for side in runs}
     for run in runs.values():
         run()
+    gc.disable()
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(found["ours"]) < 5:
         for side, run in runs.items():
@@ -99,6 +101,7 @@ def measure(row: Row, seconds: float) -> bool:
             found[side].append(1e3 * (time.perf_counter() - before))
         if len(found["ours"]) >= 200:
             break
+    gc.enable()
     row.times = {side: statistics.median(times) for side, times in found.items()}
     row.megabytes = {side: peak_megabytes(run) for side, run in runs.items()}
     return True

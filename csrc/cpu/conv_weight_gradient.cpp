@@ -291,7 +291,7 @@ void weight_gradient(const ConvParams& p, const Plan& plan) {
   };
 
   if (apart)
-    return parallel_shares(samples, threads, [&](int64_t begin, int64_t end, int thread) {
+    return parallel_pieces(samples, threads, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t sample = begin; sample < end; ++sample) {
         accumulate(sample, 0, jobs, thread);
         fold(sample, thread, 1);

@@ -17,9 +17,9 @@ constexpr int kVectors = std::min(kMaxVectors, kRegisters / NB);
 
 // ------------------------------------------------------------------------------------------------------- weights
 
-// [unit t][unit hw][block of O][tap t][I][tap hw][O in block], from w [O, I, kt, kh, kw].
+// [sample][unit t][unit hw][block of O][tap t][I][tap hw][O in block], from w [sample, O, I, kt, kh, kw].
 template <class Acc>
-void pack_weights(const ConvParams& p, const Plan& plan, const Acc* w, Acc* out) {
+void pack_weights(const ConvParams& p, const Plan& plan, int64_t samples, Acc* packed) {
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &wa = plan.axis[2];
   const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2], per_unit = p.out_channels * p.in_channels * plan.taps();
   const Blocks blocks(p.out_channels, kBlock);
@@ -47,11 +47,13 @@ void pack_weights(const ConvParams& p, const Plan& plan, const Acc* w, Acc* out)
   };
   const int64_t sizes[4] = {volume, p.kernel[0] * p.kernel[1] * wide[2], p.kernel[0] * wide[1] * wide[2],
                             wide[0] * wide[1] * wide[2]};
-  parallel_shares(blocks.count * p.in_channels, per_unit > 8192 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
+  const int64_t per_sample = plan.units() * per_unit, items = blocks.count * p.in_channels;
+  parallel_shares(samples * items, samples * per_sample > 65536 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
     std::vector<double> stage[4];
     for (int a = 0; a < 4; ++a) stage[a].resize(size_t(sizes[a] * kBlock));
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t block = item / p.in_channels, i = item % p.in_channels;
+      const int64_t sample = item / items, block = item % items / p.in_channels, i = item % p.in_channels;
+      const Acc* w = static_cast<const Acc*>(p.w) + sample * p.out_channels * p.in_channels * volume;
       const int64_t o = blocks.begin(block), size = blocks.size(block);
       for (int64_t n = 0; n < size; ++n)
         for (int64_t k = 0; k < volume; ++k) stage[0][k * size + n] = double(w[((o + n) * p.in_channels + i) * volume + k]);
@@ -59,7 +61,7 @@ void pack_weights(const ConvParams& p, const Plan& plan, const Acc* w, Acc* out)
       spread(1, p.kernel[0], wide[2] * size, stage[1].data(), stage[2].data());
       spread(0, 1, wide[1] * wide[2] * size, stage[2].data(), stage[3].data());
       const double* value = stage[3].data();
-      Acc* base = out + o * p.in_channels * plan.taps();
+      Acc* base = packed + sample * per_sample + o * p.in_channels * plan.taps();
       for (int ut = 0; ut < t.units; ++ut)
         for (int mt = 0; mt < t.taps; ++mt)
           for (int uh = 0; uh < h.units; ++uh)
@@ -188,7 +190,10 @@ void finish(const ConvParams& p, const Place& at, bool stream, Acc* rows, int64_
     Acc* __restrict row = rows + c * pitch;
     if (p.noise) {
       const S* noise = static_cast<const S*>(p.noise) + at.b * ns[0] + c * ns[1] + at.t * ns[2] + at.h * ns[3] + at.w * ns[4];
-      for (int64_t i = 0; i < count; ++i) row[i] += load<Acc>(noise[i * ns[4]]);
+      if (ns[4] == 1)
+        for (int64_t i = 0; i < count; ++i) row[i] += load<Acc>(noise[i]);
+      else
+        for (int64_t i = 0; i < count; ++i) row[i] += load<Acc>(noise[i * ns[4]]);
     }
     const Acc add = bias ? bias[c] : Acc(0);
     if (p.pixel_norm)
@@ -230,7 +235,6 @@ void forward(const ConvParams& p) {
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
   const Blocks blocks(p.out_channels, kBlock);
   const Tile largest(plan, p, 0);
-  const int64_t weight_size = p.out_channels * p.in_channels * p.kernel[0] * p.kernel[1] * p.kernel[2];
   const int64_t packed_size = plan.units() * plan.taps() * p.out_channels * p.in_channels;
   const int64_t per_unit = p.out_channels * p.in_channels * plan.taps(), samples = p.per_sample ? p.batch : 1;
   const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * p.out_channels;
@@ -241,14 +245,13 @@ void forward(const ConvParams& p) {
   const int64_t per_thread = round_up(slots + work + results + h.parities * row_stride + out_pitch, 64);
   Acc* packed = reinterpret_cast<Acc*>(
       scratch(sizeof(Acc) * size_t(round_up(samples * packed_size, 64) + per_thread * std::max(p.threads, 1))));
-  for (int64_t b = 0; b < samples; ++b)
-    pack_weights(p, plan, static_cast<const Acc*>(p.w) + b * weight_size, packed + b * packed_size);
+  pack_weights(p, plan, samples, packed);
   Acc* memory = packed + round_up(samples * packed_size, 64);
   const int64_t voxels = p.batch * p.out_size[0] * p.out_size[1] * p.out_size[2];
   const bool stream = voxels * p.out_channels * int64_t(sizeof(S)) > kStreamBytes;
   std::vector<int64_t> all_offsets(size_t(plan.hw_units * plan.hw_taps * p.threads));
 
-  parallel_shares(plan.jobs, p.threads, [&](int64_t begin, int64_t end, int thread) {
+  parallel_pieces(plan.jobs, p.threads, [&](int64_t begin, int64_t end, int thread) {
     Acc *slot = memory + thread * per_thread, *pack = slot + slots, *result = pack + work, *rows = result + results;
     Acc* square = rows + h.parities * row_stride;
     int64_t* offsets = all_offsets.data() + thread * plan.hw_units * plan.hw_taps;

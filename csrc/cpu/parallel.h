@@ -1,7 +1,9 @@
-// Static work sharing on torch's thread pool (the process has one libgomp); scratch memory.
+// Work sharing on torch's thread pool (the process has one libgomp); scratch memory.
 #pragma once
 #include <omp.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -21,6 +23,18 @@ inline void parallel_shares(int64_t count, int threads, F&& fn) {
     const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
     fn(count * me / team, count * (me + 1) / team, int(me));
   }
+}
+
+// fn(begin, end, thread) for pieces of about 1 / (16 threads) of the work, the next one to whichever thread is free: where
+// what a piece writes does not depend on who does it, so that a thread held up (by page faults, say) delays no other.
+template <class F>
+inline void parallel_pieces(int64_t count, int threads, F&& fn) {
+  const int64_t size = std::max<int64_t>(count / (16 * std::max(threads, 1)), 1);
+  std::atomic<int64_t> next{0};
+  parallel_shares(std::min<int64_t>(threads, count), threads, [&](int64_t, int64_t, int thread) {
+    for (int64_t begin; (begin = next.fetch_add(size, std::memory_order_relaxed)) < count;)
+      fn(begin, std::min(begin + size, count), thread);
+  });
 }
 
 // Scratch memory kept by the calling thread between calls, so that small ops do not pay for fresh pages each time.

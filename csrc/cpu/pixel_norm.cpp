@@ -10,14 +10,14 @@
 namespace vgen::VGEN_ISA {
 namespace {
 
-constexpr int64_t kChunk = 512;
+constexpr int64_t kChunk = 256;
 
 // fn(first element of the chunk, index into r, number of positions) for every chunk of every sample.
 template <class F>
 void for_chunks(const PixelNormParams& p, F&& fn) {
   const int64_t chunks = (p.positions + kChunk - 1) / kChunk;
   const int threads = p.batch * p.channels * p.positions < 32768 ? 1 : p.threads;
-  parallel_shares(p.batch * chunks, threads, [&](int64_t begin, int64_t end, int) {
+  parallel_pieces(p.batch * chunks, threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / chunks, first = i % chunks * kChunk;
       fn(b * p.channels * p.positions + first * p.position_stride, b * p.positions + first,
