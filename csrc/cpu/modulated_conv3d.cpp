@@ -175,8 +175,10 @@ void combine(const Plan& plan, const Acc* at, int64_t unit, int64_t count, Acc* 
 }
 
 struct Place {
-  int64_t b, t, h, w, count;  // an output row, or `count` elements of it
+  int64_t b, t, h, w, count;  // where in y, and how many elements: of a row, or of rows that follow one another
 };
+
+constexpr int64_t kFinishElements = 8192;  // of a 48 KiB first-level cache, where several rows are finished together
 
 // noise, bias, leaky ReLU, gain for every channel of a row; then pixel norm over the channels; then y.
 template <class S, class Acc>
@@ -238,11 +240,19 @@ void forward(const ConvParams& p) {
   const int64_t packed_size = plan.units() * plan.taps() * p.out_channels * p.in_channels;
   const int64_t per_unit = p.out_channels * p.in_channels * plan.taps(), samples = p.per_sample ? p.batch : 1;
   const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * p.out_channels;
-  const int64_t out_pitch = round_up(w.parities * plan.tile_w, 16) + 16, row_stride = out_pitch * p.out_channels;
+  // Output rows that follow one another in y and in the noise, where a tile is as wide as the frame, are finished together.
+  const int64_t width = w.parities * plan.tile_w;
+  const bool joined = width == p.out_size[2] && h.first_output() == 0 && w.first_output() == 0 &&
+                      p.y_stride[3] == width * p.y_stride[4] && p.noise_stride[3] == width * p.noise_stride[4];
+  const int64_t row_pair = h.parities * width, fitting = kFinishElements / (p.out_channels * row_pair);
+  const int64_t together = joined ? std::clamp<int64_t>(fitting, 1, plan.tile_h) : 1;
+  const int64_t out_pitch = round_up(joined ? together * row_pair : width, 16) + 16;
+  const int64_t row_stride = joined ? width : out_pitch * p.out_channels;  // from one row of a pair to the other
+  const int64_t finished = out_pitch * p.out_channels * (joined ? 1 : h.parities);
   // Per thread: packed x, packing work, unit results, output rows, sums of squares.
   const int64_t slots = plan.slots * largest.slot_stride + 64, work = round_up(pack_work(p, plan), 16);
   const int64_t results = plan.hw_units * unit_stride + 16 * kMaxVectors;
-  const int64_t per_thread = round_up(slots + work + results + h.parities * row_stride + out_pitch, 64);
+  const int64_t per_thread = round_up(slots + work + results + finished + out_pitch, 64);
   Acc* packed = reinterpret_cast<Acc*>(
       scratch(sizeof(Acc) * size_t(round_up(samples * packed_size, 64) + per_thread * std::max(p.threads, 1))));
   pack_weights(p, plan, samples, packed);
@@ -253,7 +263,7 @@ void forward(const ConvParams& p) {
 
   parallel_pieces(plan.jobs, p.threads, [&](int64_t begin, int64_t end, int thread) {
     Acc *slot = memory + thread * per_thread, *pack = slot + slots, *result = pack + work, *rows = result + results;
-    Acc* square = rows + h.parities * row_stride;
+    Acc* square = rows + finished;
     int64_t* offsets = all_offsets.data() + thread * plan.hw_units * plan.hw_taps;
     for (int64_t job = begin; job < end; ++job) {
       const Tile tile(plan, p, job);
@@ -285,19 +295,27 @@ void forward(const ConvParams& p) {
                                                              result + u * unit_stride + o * pitch + at, pitch);
               }
             }
-          for (int64_t row = 0; row < tile.samples * tile.gh; ++row) {
-            const int64_t s = row / tile.gh, gh = row % tile.gh;
-            for (int64_t c = 0; c < p.out_channels; ++c)
-              combine(plan, result + c * pitch + (s * tile.rows + gh) * tile.cols, unit_stride, tile.gw, rows + c * out_pitch,
-                      row_stride);
-            const int64_t first_h = h.first_output() + h.parities * (tile.h0 + gh);
-            const int64_t first_w = w.first_output() + w.parities * tile.w0, skip = first_w < 0 ? -first_w : 0;
-            const int64_t end_w = std::min(first_w + w.parities * tile.gw, p.out_size[2]);
-            for (int ph = 0; ph < h.parities; ++ph) {
-              const Place at{tile.sample + s, t.parities * j + pt, first_h + ph, first_w + skip, end_w - first_w - skip};
-              if (at.h >= 0 && at.h < p.out_size[1]) finish<S>(p, at, stream, rows + ph * row_stride + skip, out_pitch, square);
+          for (int64_t s = 0; s < tile.samples; ++s)
+            for (int64_t gh = 0; gh < tile.gh; gh += together) {
+              const int64_t num_rows = std::min(together, tile.gh - gh);
+              for (int64_t c = 0; c < p.out_channels; ++c)
+                for (int64_t k = 0; k < num_rows; ++k)
+                  combine(plan, result + c * pitch + (s * tile.rows + gh + k) * tile.cols, unit_stride, tile.gw,
+                          rows + c * out_pitch + k * row_pair, row_stride);
+              const int64_t out_t = t.parities * j + pt, first_h = h.first_output() + h.parities * (tile.h0 + gh);
+              if (joined) {
+                const int64_t count = std::min(h.parities * num_rows, p.out_size[1] - first_h) * width;
+                finish<S>(p, {tile.sample + s, out_t, first_h, 0, count}, stream, rows, out_pitch, square);
+                continue;
+              }
+              const int64_t first_w = w.first_output() + w.parities * tile.w0, skip = first_w < 0 ? -first_w : 0;
+              const int64_t end_w = std::min(first_w + w.parities * tile.gw, p.out_size[2]);
+              for (int ph = 0; ph < h.parities; ++ph) {
+                const Place at{tile.sample + s, out_t, first_h + ph, first_w + skip, end_w - first_w - skip};
+                if (at.h >= 0 && at.h < p.out_size[1])
+                  finish<S>(p, at, stream, rows + ph * row_stride + skip, out_pitch, square);
+              }
             }
-          }
         }
       }
     }
