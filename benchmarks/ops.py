@@ -4,7 +4,8 @@ A row first checks its result against eager PyTorch in float64 (at most twice th
 ulps) and prints no time if that fails. The sides take turns, so that a slow moment
 of the machine meets all of them, with Python's garbage collector off, as in timeit; a figure is the median. `bound` is the least time the floating-point operations of the
 direct form (phases for up, strided taps for down) take at the ceiling measured in the same run; fewer
-multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process over one call.
+multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process over one call. Each
+row has a process of its own.
 (Over 400 lines: the rows are a table, and a row is of use only beside the way it is measured.)
 """
 
@@ -48,6 +49,9 @@ class Row:
     times: dict[str, float] = field(default_factory=dict)
     megabytes: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)  # relative, in the Frobenius norm
+
+    def figures(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in ("ours", "sides", "exact")}
 
     def ratio(self, group: str) -> float | None:
         rivals = [ms for side, ms in self.times.items() if side.startswith(group)]
@@ -327,36 +331,35 @@ def frechet_row(name: str, dim: int, decades: float, floors: dict[str, float]) -
     return Row(name, lambda: ops.frechet_distance(a, b), rivals, exact, floors)
 
 
-def rows() -> list[Callable[[], Row]]:
+def rows() -> dict[str, Callable[[str], Row]]:
     large, middle = (32, 256, 256), (16, 128, 128)
     norm = lambda x: ops.pixel_norm(x, slope=0.2)
     plain_norm = lambda x: reference.pixel_norm.pixel_norm(x, slope=0.2)
     both = lambda eager, compiled: {"eager": eager, "compiled": compiled}
-    return [
-        lambda: conv_row("conv 8→8 + lrelu + pixel norm, 32x256x256", (8, 8), large, both(2.6, 2.4), pixel_norm=True),
-        lambda: conv_row("conv 16→16 + lrelu + pixel norm, 16x128x128", (16, 16), middle, both(1.4, 1.3), pixel_norm=True),
-        lambda: conv_row("conv 64→64 + lrelu, 4x 8x32x32", (64, 64), (8, 32, 32), both(1, 1), batch=4),
-        lambda: conv_row("conv 128→128 + lrelu, 4x 8x16x16", (128, 128), (8, 16, 16), both(1, 1), batch=4),
-        lambda: conv_row("up (2,2,2) + conv 16→8 → 32x256x256 + lrelu", (16, 8), middle, both(5, 7), up=(2, 2, 2)),
-        lambda: conv_row("up (2,2,2) + conv 32→16 → 16x128x128 + lrelu", (32, 16), (8, 64, 64), both(3, 3.5), up=(2, 2, 2)),
-        lambda: conv_row("conv 16→32 + down (1,2,2) + lrelu, 16x128x128", (16, 32), middle, both(2.2, 2.4), down=(1, 2, 2)),
-        lambda: conv_row("conv 8→8 + lrelu, 32x256x256, forward + backward", (8, 8), large, both(1.7, 4), backward=True),
-        lambda: conv_row("conv 16→16 + lrelu, 16x128x128, forward + backward", (16, 16), middle, both(1.1, 1.8), backward=True),
-        lambda: conv_row("up + conv 16→8 → 32x256x256 + lrelu, forward + backward", (16, 8), middle, both(5, 8), up=(2, 2, 2), backward=True),
-        lambda: double_backward_row("conv 8→8, 32x256x256, double backward", 8, large, {"eager": 2.5}),
-        lambda: style_row("StyleGAN2 layer, 4x 32x8x32x32, forward + backward", both(1.3, 1.2)),
-        lambda: elementwise_row("pixel norm + lrelu, 8x32x256x256", (1, 8, *large), norm, plain_norm, both(3, 1), False),
-        lambda: elementwise_row("pixel norm + lrelu, forward + backward", (1, 8, *large), norm, plain_norm, both(3, 1), True),
-        lambda: elementwise_row(
-            "minibatch stddev, 32x 128x4x4x4, forward + backward", (32, 128, 4, 4, 4), ops.minibatch_stddev,
+    return {
+        "conv 8→8 + lrelu + pixel norm, 32x256x256": lambda name: conv_row(name, (8, 8), large, both(2.6, 2.4), pixel_norm=True),
+        "conv 16→16 + lrelu + pixel norm, 16x128x128": lambda name: conv_row(name, (16, 16), middle, both(1.4, 1.3), pixel_norm=True),
+        "conv 64→64 + lrelu, 4x 8x32x32": lambda name: conv_row(name, (64, 64), (8, 32, 32), both(1, 1), batch=4),
+        "conv 128→128 + lrelu, 4x 8x16x16": lambda name: conv_row(name, (128, 128), (8, 16, 16), both(1, 1), batch=4),
+        "up (2,2,2) + conv 16→8 → 32x256x256 + lrelu": lambda name: conv_row(name, (16, 8), middle, both(5, 7), up=(2, 2, 2)),
+        "up (2,2,2) + conv 32→16 → 16x128x128 + lrelu": lambda name: conv_row(name, (32, 16), (8, 64, 64), both(3, 3.5), up=(2, 2, 2)),
+        "conv 16→32 + down (1,2,2) + lrelu, 16x128x128": lambda name: conv_row(name, (16, 32), middle, both(2.2, 2.4), down=(1, 2, 2)),
+        "conv 8→8 + lrelu, 32x256x256, forward + backward": lambda name: conv_row(name, (8, 8), large, both(1.7, 4), backward=True),
+        "conv 16→16 + lrelu, 16x128x128, forward + backward": lambda name: conv_row(name, (16, 16), middle, both(1.1, 1.8), backward=True),
+        "up + conv 16→8 → 32x256x256 + lrelu, forward + backward": lambda name: conv_row(name, (16, 8), middle, both(5, 8), up=(2, 2, 2), backward=True),
+        "conv 8→8, 32x256x256, double backward": lambda name: double_backward_row(name, 8, large, {"eager": 2.5}),
+        "StyleGAN2 layer, 4x 32x8x32x32, forward + backward": lambda name: style_row(name, both(1.3, 1.2)),
+        "pixel norm + lrelu, 8x32x256x256": lambda name: elementwise_row(name, (1, 8, *large), norm, plain_norm, both(3, 1), False),
+        "pixel norm + lrelu, forward + backward": lambda name: elementwise_row(name, (1, 8, *large), norm, plain_norm, both(3, 1), True),
+        "minibatch stddev, 32x 128x4x4x4, forward + backward": lambda name: elementwise_row(name, (32, 128, 4, 4, 4), ops.minibatch_stddev,
             reference.minibatch_stddev.minibatch_stddev, both(3, 1), True,
         ),
-        lambda: sliced_row("sliced Wasserstein, 4096x147, 512 directions", 4096, 147, 512),
-        lambda: sliced_row("sliced Wasserstein, 64x128, 256 directions", 64, 128, 256),
-        lambda: moments_row("FeatureMoments update, D=4096, 8 batches of 64", 4096, 64),
-        lambda: frechet_row("Frechet distance, D=2048, eigenvalues over 6 decades", 2048, 6, {"torchmetrics": 12}),
-        lambda: frechet_row("Frechet distance, D=2048, eigenvalues over 2 decades", 2048, 2, {}),
-    ]  # fmt: skip
+        "sliced Wasserstein, 4096x147, 512 directions": lambda name: sliced_row(name, 4096, 147, 512),
+        "sliced Wasserstein, 64x128, 256 directions": lambda name: sliced_row(name, 64, 128, 256),
+        "FeatureMoments update, D=4096, 8 batches of 64": lambda name: moments_row(name, 4096, 64),
+        "Frechet distance, D=2048, eigenvalues over 6 decades": lambda name: frechet_row(name, 2048, 6, {"torchmetrics": 12}),
+        "Frechet distance, D=2048, eigenvalues over 2 decades": lambda name: frechet_row(name, 2048, 2, {}),
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ output
@@ -439,31 +442,42 @@ def markdown(found: list[Row], rate: float, about: dict[str, object]) -> str:
     )
 
 
+def measured(name: str, seconds: float) -> dict[str, object]:
+    torch.manual_seed(0)
+    row = rows()[name](name)
+    measure(row, seconds)
+    return row.figures()
+
+
+def in_a_process_of_its_own(name: str, seconds: float) -> Row:
+    """Measures a row where no other has left its heap, threads and caches behind."""
+    command = [sys.executable, __file__, "--row", name, "--seconds", str(seconds)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return Row(ours=None, sides={}, exact=None, **json.loads(said.splitlines()[-1]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="write benchmarks/results/cpu.{json,md} as well as print")
+    parser.add_argument("--row", default="", help="measure this row here and print it as JSON")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--seconds", type=float, default=6.0, help="timing budget per row")
     options = parser.parse_args()
     if os.environ.get(HUGE_PAGES) != "1":
         print(f"{HUGE_PAGES}=1 is not set: page faults will dominate both sides", file=sys.stderr)
-    torch.manual_seed(0)
+    if options.row:
+        print(json.dumps(measured(options.row, options.seconds)))
+        return 0
     rate, found, about = ceiling(), [], machine()
-    for make in rows():
-        row = make()
-        if options.only not in row.name:
-            continue
-        measure(row, options.seconds)
-        found.append(row)
-        print(" | ".join(cells(row, rate)), flush=True)
-        row.ours, row.sides, row.exact = None, {}, None
+    for name in rows():
+        if options.only in name:
+            found.append(in_a_process_of_its_own(name, options.seconds))
+            print(" | ".join(cells(found[-1], rate)), flush=True)
     print("\n" + markdown(found, rate, about))
     if options.table:
         RESULTS.mkdir(exist_ok=True)
-        keep = [{k: v for k, v in vars(row).items() if k not in ("ours", "sides", "exact")} for row in found]
-        (RESULTS / "cpu.json").write_text(
-            json.dumps({"machine": about, "ceiling_gflops": rate, "rows": keep}, indent=1) + "\n"
-        )
+        result = {"machine": about, "ceiling_gflops": rate, "rows": [row.figures() for row in found]}
+        (RESULTS / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
         (RESULTS / "cpu.md").write_text(markdown(found, rate, about))
     return int(not all(row.times for row in found))
 

@@ -13,7 +13,7 @@ NAMES = {"eager": "eager PyTorch (better layout)", "compiled": "torch.compile (b
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
     """Speed-up over the best rival of each group."""
-    groups = {group: [ms for side, ms in times.items() if side.startswith(group)] for group in COLOURS}
+    groups = {group: [ms for side, ms in times.items() if group in side] for group in COLOURS}
     return {group: min(found) / times["ours"] for group, found in groups.items() if found}
 
 
