@@ -349,6 +349,8 @@ def test_autograd_holds_to_second_order_through_the_emulated_kernels(emulated_mo
         monkeypatch.setattr(module, "_C", emulated_module)
         monkeypatch.setattr(module, "where", lambda x: where(emulated_module, x))
         calls[op] = getattr(module, op)
+    conv = importlib.import_module("vgen_fast.ops.modulated_conv3d")
+    monkeypatch.setattr(conv, "_gated", lambda impl, y: False)  # as for a tensor on a GPU
     x = randn(2, 3, 2, 3, 4, dtype=torch.float64).requires_grad_()
     w = randn(2, 3, 1, 3, 3, dtype=torch.float64, seed=1).requires_grad_()
     bias = randn(2, dtype=torch.float64, seed=2).requires_grad_()

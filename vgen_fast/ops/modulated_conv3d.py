@@ -313,6 +313,11 @@ def _conv_act_setup(ctx, inputs, output):
     ctx.flags = (slope, gain, pixel_norm, *rest)
 
 
+def _gated(impl: str, y: Tensor | None) -> bool:
+    """Whether the kernels take g through the activation while they read it: the C++ on CPU, with w innermost."""
+    return impl == "cpp" and y is not None and y.device.type == "cpu" and y.is_contiguous()
+
+
 def _conv_act_backward(ctx, gy, _):
     x, w, bias, noise, y, r = ctx.saved_tensors
     slope, gain, pixel_norm, up, down, padding, _, _, keep_r, impl = ctx.flags
@@ -320,11 +325,10 @@ def _conv_act_backward(ctx, gy, _):
     if not weight_gradients_wanted() and w.ndim == 5:
         wants[1:3] = False, False
     graph, wants_w = torch.is_grad_enabled(), wants[1] or wants[2]
-    on_cpu = impl == "cpp" and y is not None and y.device.type == "cpu" and y.is_contiguous()
     if pixel_norm and (graph or not keep_r):
         return *_through_reference(ctx, gy, wants), *[None] * 10
     gx = gw = gb = gz = None
-    if on_cpu and not (graph or pixel_norm or wants[3]):
+    if _gated(impl, y) and not (graph or pixel_norm or wants[3]):
         flags = (slope, gain, up, down, padding)
         gx, gw, gb = call("conv_act_backward", gy, y, x, w, *flags, wants[0], wants_w)
     else:

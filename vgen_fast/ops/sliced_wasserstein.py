@@ -113,13 +113,14 @@ def _projected_wasserstein(x, y, p, gradient, impl):
     if impl == "triton":
         value, gx, gy = _from_sorted(x, y, p, gradient)
         distance = reference.root(value, p)
-        factor = torch.where(value == 0, 0, distance / (p * value))
+        factor = torch.where(value == 0, 0, distance / (p * value)) if gradient else x.new_empty(0)
         return distance, factor, gx, gy
     gx, gy = _gradients(x, y, gradient)
     sizes = (x.shape[0], y.shape[0], x.shape[1])
     value = _C.sliced_wasserstein(where(x), address(x), address(y), address(gx), address(gy), sizes, p)
     distance = value ** (1 / p)
-    return x.new_full((), distance), x.new_full((), distance / (p * value) if value else 0.0), gx, gy
+    factor = x.new_full((), distance / (p * value) if value else 0.0) if gradient else x.new_empty(0)
+    return x.new_full((), distance), factor, gx, gy
 
 
 def _gradients(x: Tensor, y: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
@@ -167,7 +168,7 @@ def _pieces(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tenso
 
 @torch.library.register_fake("vgen_fast::projected_wasserstein")
 def _projected_wasserstein_fake(x, y, p, gradient, impl):
-    return x.new_empty(()), x.new_empty(()), *_gradients(x.contiguous(), y.contiguous(), gradient)
+    return x.new_empty(()), x.new_empty(() if gradient else 0), *_gradients(x.contiguous(), y.contiguous(), gradient)
 
 
 def _setup(ctx, inputs, output):
