@@ -117,7 +117,7 @@ struct Line {
   // fn(read) with read(i) element `first` + i.
   template <class F>
   void visit(int64_t first, F&& fn) const {
-    const S *from = at + first * stride, *sign = gate + first;
+    const S *from = at + first * stride, *sign = gate ? gate + first : nullptr;
     const Acc slope = gate_slope;
     const int64_t step = stride;
     if (gate)
