@@ -67,6 +67,19 @@ def test_opcheck(name: str):
     torch.library.opcheck(getattr(torch.ops.vgen_fast, op).default, arguments)
 
 
+@pytest.mark.parametrize("name", ["conv_pixel_norm", "pixel_norm"])
+def test_a_backward_without_the_factor_kept_gives_the_same_gradient(name: str):
+    op, (*arguments, keep_r, impl) = REGISTERED[name]
+    assert keep_r
+    wanted = [a for a in arguments if isinstance(a, Tensor)]
+    found = []
+    for keep in (True, False):
+        y, _ = getattr(torch.ops.vgen_fast, op)(*arguments, keep, impl)
+        found.append(torch.autograd.grad(y, wanted, torch.linspace(-1, 1, y.numel()).reshape(y.shape)))
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(kept, again)
+
+
 COMPILED = [
     "modulated_conv3d:plain", "modulated_conv3d:style", "modulated_conv3d:up", "modulated_conv3d:down",
     "modulated_conv3d:pixel_norm",

@@ -347,11 +347,13 @@ def _conv_act_backward(ctx, gy, _):
 
 
 def _through_reference(ctx, gy, wants):
-    """Gradients with a graph when pixel norm is in the epilogue: the convolution stays fused, the norm is PyTorch's."""
-    inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:4]]  # two may be one tensor
+    """Gradients through pixel norm in the epilogue where a graph is wanted, or its factor was not kept: the convolution
+    stays fused, the norm is PyTorch's.
+    """
     slope, gain, _, *axes, eps, _, impl = ctx.flags
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
+        inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:4]]  # two may be one tensor
         a, _ = call("conv_act", *inputs, slope, gain, False, *axes, eps, False, impl)
         y = reference_pixel_norm(a, eps=eps)
     chosen = [tensor for tensor, want in zip(inputs, wants, strict=True) if want]
