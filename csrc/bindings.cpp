@@ -108,9 +108,8 @@ void conv_weight_gradient(Where where, uintptr_t x, uintptr_t g, uintptr_t gw, u
   VGEN_RUN(modulated_conv3d_weight_gradient, p);
 }
 
-// Both gradients of y = lrelu(conv(x, w)) * gain, g gated by y while it is read. gx or gw (with gb) may be null: not
-// wanted.
-// `mirrored` are the weights of the input gradient: [I, O, taps reversed].
+// Both gradients of y = lrelu(conv(x, w)) * gain, g gated by y while it is read; gx, or gw and gb, may be null. `mirrored`
+// are the weights of the input gradient: [I, O, taps reversed].
 void conv_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t x, uintptr_t mirrored, uintptr_t gx, uintptr_t gw,
                    uintptr_t gb, Sizes3 channels, Sizes3 in_size, Sizes3 out_size, Sizes3 kernel, Sizes3 padding, Sizes3 up,
                    Sizes3 down, Sizes5 x_stride, Sizes5 y_stride, Sizes5 gx_stride, bool per_sample, double slope, double gain) {

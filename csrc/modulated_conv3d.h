@@ -39,7 +39,7 @@ struct ConvParams {
   int64_t noise_stride[5];              // zeros where noise is broadcast
   int64_t per_sample;                   // weights (or their gradient) are [B, O, I, k] instead of [O, I, k]
   int64_t pixel_norm;
-  double slope, gain, eps;              // slope 1 is no activation; gain scales the weight gradient too
+  double slope, gain, eps;              // slope 1 is no activation; on CPU gain scales the weight gradient too
   const void* x;
   const void* w;                        // contiguous, in the compute type
   const void* bias;                     // [O] in the compute type, or null

@@ -158,8 +158,8 @@ void weight_gradient(const ConvParams& p, const Plan& plan) {
     return reinterpret_cast<double*>(memory + size_t(thread) * thread_bytes + size_t(floats) * sizeof(Acc));
   };
   auto bias_of = [&](int thread) { return total_of(thread) + num_sums; };
-  enum Where : char { nowhere, in_sums, in_total };  // what a thread has added up
-  std::vector<Where> result(size_t(threads), nowhere);
+  enum Held : char { nowhere, in_sums, in_total };  // where a thread keeps what it has added up
+  std::vector<Held> result(size_t(threads), nowhere);
   const Blocks out_blocks(num_out, kRows);
   struct Column {
     const Acc* x;
