@@ -266,6 +266,9 @@ void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t
     std::fill(slot + c * tile.channel_stride + tile.sub_size * plan.hw_subs, slot + (c + 1) * tile.channel_stride, Acc(0));
 }
 
+template <class Acc>
+using Pack = void (*)(const ConvParams&, const Plan&, const Tile&, int64_t, const void*, Acc*, Acc*);
+
 // Elements of `work` for pack_plane.
 inline int64_t pack_work(const ConvParams& p, const Plan& plan) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];

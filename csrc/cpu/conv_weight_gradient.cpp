@@ -41,10 +41,10 @@ void filter_gradient(const Acc* __restrict rows, int64_t half, int64_t count, Ac
   }
 }
 
-// A plane of g (`plane` is its row 0) for each unit: the transpose of combining. Returns its sum.
+// A plane of g of one channel (`plane` is its row 0) for each unit: the transpose of combining. Returns its sum.
 template <class S, class Acc>
-double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<S, Acc>& plane, Acc* out,
-                     int64_t unit, Acc* work) {
+double pack_gradient_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<S, Acc>& plane, Acc* out,
+                             int64_t unit, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
   const int64_t half = plan.half_row(), first = w.first_output() + w.parities * tile.w0;
   double total = 0;
@@ -71,6 +71,23 @@ double pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, co
   }
   return total;
 }
+
+// Plane t of g of every channel and sample of the tile, `pitch` between channels; adds the sum of each channel to `sums`.
+template <class S, class Acc>
+void pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t t, Acc* out, int64_t pitch, int64_t unit,
+                   Acc* work, double* sums) {
+  const int64_t* stride = p.y_stride;
+  for (int64_t s = 0; s < tile.samples; ++s)
+    for (int64_t c = 0; c < p.out_channels; ++c) {
+      const int64_t start = (tile.sample + s) * stride[0] + c * stride[1] + t * stride[2];
+      const S *base = static_cast<const S*>(p.y) + start, *gate = static_cast<const S*>(p.gate);
+      const Line<S, Acc> row{base, gate ? gate + start : nullptr, stride[4], p.out_size[2], Acc(p.gate_slope)};
+      sums[c] += pack_gradient_channel(p, plan, tile, row, out + c * pitch + s * tile.rows * tile.cols, unit, work);
+    }
+}
+
+template <class Acc>
+using PackGradient = void (*)(const ConvParams&, const Plan&, const Tile&, int64_t, Acc*, int64_t, int64_t, Acc*, double*);
 
 // sums[n][r] (a vector each) += sum over positions of g[r][pos] * x[n][pos], NR outputs by NC vectors of channels, `group`
 // positions to a vector. The sum over positions starts at zero, so that no chain of additions is longer than a tile.
@@ -130,133 +147,156 @@ Outer<Acc> pick_outer(int rows, int columns) {
 
 // A vector holds `group` positions of lanes / group channels: [channel][position]. Two positions need sub-sequences of
 // even length, read from their start on: the paired modes.
-template <class S, class Acc, int group>
-void weight_gradient(const ConvParams& p, const Plan& plan) {
-  constexpr int lanes = kLanes<Acc>, channels = lanes / group;
-  const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, channels);
-  const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
-  const Tile largest(plan, p, 0);
-  const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * num_out;
-  const int64_t slot_size = round_up(largest.sub_size * plan.hw_subs * padded, 16) + 16;
-  // Vectors of sums: [unit][tap t][tap hw][block of channels][output].
-  const int64_t in_blocks = padded / channels, columns = t.taps * plan.hw_taps * in_blocks;
-  const int64_t per_unit = columns * num_out * lanes, num_sums = plan.units() * per_unit;
-  const int64_t turned = plan.slots * slot_size, packed = largest.slot_stride + 16;
-  const int64_t work = round_up(std::max(pack_work(p, plan), 4 * plan.half_row()), 16);
-  const int64_t gradients = plan.hw_units * unit_stride + 16;
-  const int64_t floats = round_up(turned + packed + work + gradients + num_sums, 16);
-  const size_t per_thread = size_t(floats) * sizeof(Acc) + size_t(num_sums + num_out) * sizeof(double) + 64;
-  const size_t thread_bytes = (per_thread + 63) / 64 * 64;
-  const int64_t samples = p.per_sample ? p.batch : 1, jobs = plan.jobs / samples;
-  const bool apart = samples > 1 && samples % p.threads == 0;  // a thread takes whole samples, with nothing to join
-  const int threads = apart ? p.threads : int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
-  char* memory = scratch(thread_bytes * size_t(threads));
-  auto sums_of = [&](int thread) {
-    return reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes) + turned + packed + work + gradients;
-  };
-  auto total_of = [&](int thread) {
-    return reinterpret_cast<double*>(memory + size_t(thread) * thread_bytes + size_t(floats) * sizeof(Acc));
-  };
-  auto bias_of = [&](int thread) { return total_of(thread) + num_sums; };
+template <class Acc, int group>
+class WeightGradient {
+ public:
+  WeightGradient(const ConvParams& p, const Plan& plan, Pack<Acc> pack, PackGradient<Acc> pack_gradient)
+      : p(p), plan(plan), pack_plane(pack), pack_gradient(pack_gradient) {
+    jobs = plan.jobs / samples;
+    apart = samples > 1 && samples % p.threads == 0;
+    threads = apart ? p.threads : int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
+    const int64_t turned = plan.slots * slot_size, packed = largest.slot_stride + 16;
+    const int64_t work = round_up(std::max(pack_work(p, plan), 4 * plan.half_row()), 16);
+    const int64_t gradients = plan.hw_units * unit_stride + 16;
+    const int64_t elements = round_up(turned + packed + work + gradients + num_sums, 16);
+    const size_t bytes = size_t(elements) * sizeof(Acc) + size_t(num_sums + num_out) * sizeof(double) + 64;
+    const size_t per_thread = (bytes + 63) / 64 * 64;
+    char* memory = scratch(per_thread * size_t(threads));
+    for (int i = 0; i < threads; ++i, memory += per_thread) {
+      Acc* at = reinterpret_cast<Acc*>(memory);
+      double* total = reinterpret_cast<double*>(at + elements);
+      Share share{at, at + turned, at + turned + packed, at + turned + packed + work, nullptr, total, total + num_sums, {}, {}};
+      share.sums = share.g + gradients;
+      share.columns.resize(size_t(columns));
+      shares.push_back(std::move(share));
+    }
+    list_entries();
+  }
+
+  void run() {
+    if (apart)
+      return parallel_pieces(samples, threads, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t sample = begin; sample < end; ++sample) {
+          accumulate(sample, 0, jobs, shares[thread]);
+          fold(sample, thread, 1);
+        }
+      });
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      for (Share& share : shares) share.held = nowhere;
+      parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int i) { accumulate(sample, begin, end, shares[i]); });
+      fold(sample, 0, threads);
+    }
+  }
+
+ private:
+  static constexpr int lanes = kLanes<Acc>, channels = lanes / group;
   enum Held : char { nowhere, in_sums, in_total };  // where a thread keeps what it has added up
-  std::vector<Held> result(size_t(threads), nowhere);
-  const Blocks out_blocks(num_out, kRows);
   struct Column {
     const Acc* x;
     int64_t at;
   };
-  std::vector<Column> all_columns(size_t(columns * threads));
-
-  auto accumulate = [&](int64_t sample, int64_t begin, int64_t end, int thread) {
-    Acc* x = reinterpret_cast<Acc*>(memory + size_t(thread) * thread_bytes);
-    Acc *flat = x + turned, *pack = flat + packed, *g = pack + work, *sums = sums_of(thread);
-    Column* column = all_columns.data() + thread * columns;
-    result[thread] = in_sums;
-    std::fill_n(sums, num_sums, Acc(0));
-    std::fill_n(bias_of(thread), num_out, 0.0);
-    auto flush = [&] {
-      double* __restrict total = total_of(thread);
-      if (result[thread] == in_sums) std::fill_n(total, num_sums, 0.0);
-      result[thread] = in_total;
-      for (int64_t i = 0; i < num_sums; ++i) total[i] += double(sums[i]), sums[i] = 0;
-    };
-    int64_t planes = 0;
-    for (int64_t job = begin; job < end; ++job) {
-      const Tile tile(plan, p, job + sample * jobs);
-      if (padded > num_in) std::fill_n(x, turned, Acc(0));
-      if (!plan.paired) std::fill_n(g, gradients, Acc(0));  // zero between rows and samples, where nothing is written
-      const bool odd = group == 2 && tile.positions % 2;
-      for (int64_t c = 0; odd && c < num_in; ++c)
-        for (int s = 0; s < plan.hw_subs; ++s) flat[c * tile.channel_stride + (s + 1) * tile.sub_size - 1] = 0;
-      for (int64_t c = 0; odd && c < num_out; ++c)
-        for (int u = 0; u < plan.hw_units; ++u) g[u * unit_stride + c * pitch + tile.positions] = 0;
-      Ring ring{p, plan};
-      for (int64_t j = tile.t0; j < tile.t1; ++j) {
-        ring.advance(j, [&](int64_t plane, int at) {
-          pack_plane<S>(p, plan, tile, plane, nullptr, flat, pack);
-          using Element = std::conditional_t<group == 2, double, Acc>;  // all positions of a lane group
-          transpose(reinterpret_cast<const Element*>(flat), tile.channel_stride / group, num_in,
-                    tile.sub_size * plan.hw_subs / group, reinterpret_cast<Element*>(x + at * slot_size), padded);
-        });
-        for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
-          for (int64_t s = 0; s < tile.samples; ++s)
-            for (int64_t c = 0; c < num_out; ++c) {
-              const int64_t* ys = p.y_stride;
-              const int64_t start = (tile.sample + s) * ys[0] + c * ys[1] + (t.parities * j + pt) * ys[2];
-              const S *base = static_cast<const S*>(p.y) + start, *gate = static_cast<const S*>(p.gate);
-              const Line<S, Acc> row{base, gate ? gate + start : nullptr, ys[4], p.out_size[2], Acc(p.gate_slope)};
-              bias_of(thread)[c] +=
-                  pack_gradient(p, plan, tile, row, g + c * pitch + s * tile.rows * tile.cols, unit_stride, pack);
-            }
-          for (int u = 0; u < plan.hw_units; ++u) {
-            int64_t count = 0;
-            for (int mt = 0; mt < t.taps; ++mt) {
-              const int64_t plane = t.step() * j + t.shift(pt, mt);
-              if (plane < 0 || plane >= p.in_size[0]) continue;
-              for (int m = 0; m < plan.hw_taps; ++m)
-                for (int64_t b = 0; b < in_blocks; ++b)
-                  column[count++] = {x + ring.slot(plane) * slot_size + tile.offset(plan, u, m) * padded + b * lanes,
-                                     ((mt * plan.hw_taps + m) * in_blocks + b) * num_out * lanes};
-            }
-            Acc* unit_sums = sums + (pt * plan.hw_units + u) * per_unit;
-            const Blocks column_blocks(count, kColumns);
-            for (int64_t a = 0; a < column_blocks.count; ++a)
-              for (int64_t b = 0; b < out_blocks.count; ++b) {
-                const Acc* from[kColumns];
-                Acc* to[kColumns];
-                const int64_t first = column_blocks.begin(a), size = column_blocks.size(a), o = out_blocks.begin(b);
-                for (int64_t n = 0; n < size; ++n)
-                  from[n] = column[first + n].x, to[n] = unit_sums + column[first + n].at + o * lanes;
-                pick_outer<Acc, group>(int(out_blocks.size(b)), int(size))(g + u * unit_stride + o * pitch, pitch, from,
-                                                                           padded, tile.positions, to);
-              }
-          }
-        }
-      }
-      planes += (tile.t1 - tile.t0) * t.parities;
-      if (planes >= kFlush) flush(), planes = 0;
-    }
-    if (result[thread] == in_total) flush();
+  // What a thread works in: x with channels innermost, one plane of it as packed, room for packing, g of every unit; and
+  // what it has added up, [unit][tap t][tap hw][block of channels][output][lane], in Acc and in double.
+  struct Share {
+    Acc *x, *flat, *pack, *g, *sums;
+    double *total, *bias;
+    Held held;
+    std::vector<Column> columns;
   };
-
-  // Units and taps back into the kernel: the transpose of spreading.
-  const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2];
-  struct Entry {
+  struct Entry {  // weight of the sums `at` in tap k of the kernel
     int64_t k, at;
     double weight;
   };
-  std::vector<Entry> entries;
-  for (int64_t k = 0; k < volume; ++k)
-    for (int64_t u = 0; u < plan.units(); ++u)
-      for (int64_t m = 0; m < plan.taps(); ++m) {
-        const int64_t kt = k / (p.kernel[1] * p.kernel[2]), kh = k / p.kernel[2] % p.kernel[1], kw = k % p.kernel[2];
-        const int uw = int(u % w.units), uh = int(u / w.units % h.units), ut = int(u / plan.hw_units);
-        const int mw = int(m % w.taps), mh = int(m / w.taps % h.taps), mt = int(m / plan.hw_taps);
-        const double weight = t.spread(ut, mt, kt) * h.spread(uh, mh, kh) * w.spread(uw, mw, kw);
-        if (weight != 0) entries.push_back({k, u * per_unit + m * in_blocks * num_out * lanes, weight});
+
+  // Units and taps back into the kernel: the transpose of spreading.
+  void list_entries() {
+    const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
+    for (int64_t k = 0; k < volume; ++k)
+      for (int64_t u = 0; u < plan.units(); ++u)
+        for (int64_t m = 0; m < plan.taps(); ++m) {
+          const int64_t kt = k / (p.kernel[1] * p.kernel[2]), kh = k / p.kernel[2] % p.kernel[1], kw = k % p.kernel[2];
+          const int uw = int(u % w.units), uh = int(u / w.units % h.units), ut = int(u / plan.hw_units);
+          const int mw = int(m % w.taps), mh = int(m / w.taps % h.taps), mt = int(m / plan.hw_taps);
+          const double weight = t.spread(ut, mt, kt) * h.spread(uh, mh, kh) * w.spread(uw, mw, kw);
+          if (weight != 0) entries.push_back({k, u * per_unit + m * in_blocks * num_out * lanes, weight});
+        }
+  }
+
+  void flush(Share& share) const {
+    double* __restrict total = share.total;
+    if (share.held == in_sums) std::fill_n(total, num_sums, 0.0);
+    share.held = in_total;
+    for (int64_t i = 0; i < num_sums; ++i) total[i] += double(share.sums[i]), share.sums[i] = 0;
+  }
+
+  // Adds up jobs begin ... end - 1 of a sample (of all samples together, where the weights are shared).
+  void accumulate(int64_t sample, int64_t begin, int64_t end, Share& share) const {
+    share.held = in_sums;
+    std::fill_n(share.sums, num_sums, Acc(0));
+    std::fill_n(share.bias, num_out, 0.0);
+    const AxisPlan& t = plan.axis[0];
+    int64_t planes = 0;
+    for (int64_t job = begin; job < end; ++job) {
+      const Tile tile(plan, p, job + sample * jobs);
+      clear_padding(tile, share);
+      Ring ring{p, plan};
+      for (int64_t j = tile.t0; j < tile.t1; ++j) {
+        ring.advance(j, [&](int64_t plane, int at) {
+          pack_plane(p, plan, tile, plane, nullptr, share.flat, share.pack);
+          using Element = std::conditional_t<group == 2, double, Acc>;  // all positions of a lane group
+          transpose(reinterpret_cast<const Element*>(share.flat), tile.channel_stride / group, num_in,
+                    tile.sub_size * plan.hw_subs / group, reinterpret_cast<Element*>(share.x + at * slot_size), padded);
+        });
+        for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
+          pack_gradient(p, plan, tile, t.parities * j + pt, share.g, pitch, unit_stride, share.pack, share.bias);
+          for (int u = 0; u < plan.hw_units; ++u) multiply(tile, ring, j, pt, u, share);
+        }
       }
+      planes += (tile.t1 - tile.t0) * t.parities;
+      if (planes >= kFlush) flush(share), planes = 0;
+    }
+    if (share.held == in_total) flush(share);
+  }
+
+  // Zeros where nothing is written: channels that fill a vector, and positions between rows and samples.
+  void clear_padding(const Tile& tile, Share& share) const {
+    if (padded > num_in) std::fill(share.x, share.flat, Acc(0));
+    if (!plan.paired) std::fill_n(share.g, plan.hw_units * unit_stride + 16, Acc(0));
+    if (group == 1 || tile.positions % 2 == 0) return;
+    for (int64_t c = 0; c < num_in; ++c)
+      for (int s = 0; s < plan.hw_subs; ++s) share.flat[c * tile.channel_stride + (s + 1) * tile.sub_size - 1] = 0;
+    for (int64_t c = 0; c < num_out; ++c)
+      for (int u = 0; u < plan.hw_units; ++u) share.g[u * unit_stride + c * pitch + tile.positions] = 0;
+  }
+
+  // Output plane `pt` of grid plane j, unit u over h and w: every tap and channel of x against every channel of g.
+  void multiply(const Tile& tile, const Ring& ring, int64_t j, int pt, int u, Share& share) const {
+    const AxisPlan& t = plan.axis[0];
+    int64_t count = 0;
+    for (int mt = 0; mt < t.taps; ++mt) {
+      const int64_t plane = t.step() * j + t.shift(pt, mt);
+      if (plane < 0 || plane >= p.in_size[0]) continue;
+      for (int m = 0; m < plan.hw_taps; ++m)
+        for (int64_t b = 0; b < in_blocks; ++b)
+          share.columns[count++] = {share.x + ring.slot(plane) * slot_size + tile.offset(plan, u, m) * padded + b * lanes,
+                                    ((mt * plan.hw_taps + m) * in_blocks + b) * num_out * lanes};
+    }
+    Acc* unit_sums = share.sums + (pt * plan.hw_units + u) * per_unit;
+    const Acc* g = share.g + u * unit_stride;
+    const Blocks out_blocks(num_out, kRows), column_blocks(count, kColumns);
+    for (int64_t a = 0; a < column_blocks.count; ++a)
+      for (int64_t b = 0; b < out_blocks.count; ++b) {
+        const Acc* from[kColumns];
+        Acc* to[kColumns];
+        const int64_t first = column_blocks.begin(a), size = column_blocks.size(a), o = out_blocks.begin(b);
+        for (int64_t n = 0; n < size; ++n)
+          from[n] = share.columns[first + n].x, to[n] = unit_sums + share.columns[first + n].at + o * lanes;
+        pick_outer<Acc, group>(int(out_blocks.size(b)), int(size))(g + o * pitch, pitch, from, padded, tile.positions, to);
+      }
+  }
+
   // The sums of threads first ... first + team - 1 are those of a sample.
-  auto fold = [&](int64_t sample, int first, int team) {
+  void fold(int64_t sample, int first, int team) const {
     Acc* gw = static_cast<Acc*>(p.gw) + sample * num_out * num_in * volume;
     parallel_shares(num_out, num_sums * team > 65536 ? team : 1, [&](int64_t begin, int64_t end, int) {
       std::vector<double> value(size_t(volume * lanes));
@@ -269,9 +309,9 @@ void weight_gradient(const ConvParams& p, const Plan& plan) {
       for (int64_t o = begin; o < end; ++o)
         for (int64_t b = 0; b < in_blocks; ++b) {
           std::fill(value.begin(), value.end(), 0.0);
-          for (int thread = first; thread < first + team; ++thread) {
-            if (result[thread] == in_sums) add(sums_of(thread) + (b * num_out + o) * lanes);
-            if (result[thread] == in_total) add(total_of(thread) + (b * num_out + o) * lanes);
+          for (int i = first; i < first + team; ++i) {
+            if (shares[i].held == in_sums) add(shares[i].sums + (b * num_out + o) * lanes);
+            if (shares[i].held == in_total) add(shares[i].total + (b * num_out + o) * lanes);
           }
           const int64_t first_in = b * channels, count = std::min<int64_t>(channels, num_in - first_in);
           for (int64_t i = 0; i < count; ++i)
@@ -284,25 +324,29 @@ void weight_gradient(const ConvParams& p, const Plan& plan) {
     });
     for (int64_t o = 0; o < num_out; ++o) {
       double sum = 0;
-      for (int thread = first; thread < first + team; ++thread)
-        if (result[thread] != nowhere) sum += bias_of(thread)[o];
+      for (int i = first; i < first + team; ++i)
+        if (shares[i].held != nowhere) sum += shares[i].bias[o];
       static_cast<Acc*>(p.gb)[sample * num_out + o] = Acc(p.gain * sum);
     }
-  };
-
-  if (apart)
-    return parallel_pieces(samples, threads, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t sample = begin; sample < end; ++sample) {
-        accumulate(sample, 0, jobs, thread);
-        fold(sample, thread, 1);
-      }
-    });
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    std::fill(result.begin(), result.end(), nowhere);
-    parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int thread) { accumulate(sample, begin, end, thread); });
-    fold(sample, 0, threads);
   }
-}
+
+  const ConvParams& p;
+  const Plan& plan;
+  const Pack<Acc> pack_plane;
+  const PackGradient<Acc> pack_gradient;
+  const Tile largest{plan, p, 0};
+  const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, channels);
+  const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2], samples = p.per_sample ? p.batch : 1;
+  const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * num_out;
+  const int64_t slot_size = round_up(largest.sub_size * plan.hw_subs * padded, 16) + 16;
+  const int64_t in_blocks = padded / channels, columns = plan.taps() * in_blocks, per_unit = columns * num_out * lanes;
+  const int64_t num_sums = plan.units() * per_unit;
+  int64_t jobs;
+  bool apart;  // a thread takes whole samples, with nothing to join
+  int threads;
+  std::vector<Share> shares;
+  std::vector<Entry> entries;
+};
 
 }  // namespace
 
@@ -311,12 +355,14 @@ void modulated_conv3d_weight_gradient_cpu(const ConvParams& p) {
     using S = decltype(storage);
     using Acc = decltype(acc);
     constexpr int64_t lanes = kLanes<Acc>;
+    const int64_t half = round_up(p.in_channels, lanes / 2), whole = round_up(p.in_channels, lanes);
     if constexpr (std::is_same_v<Acc, float>) {
-      const int64_t padded = round_up(p.in_channels, lanes / 2);
-      const Plan plan(p, sizeof(Acc), padded);
-      if (plan.paired && padded < round_up(p.in_channels, lanes)) return weight_gradient<S, Acc, 2>(p, plan);
+      const Plan plan(p, sizeof(Acc), half);
+      if (plan.paired && half < whole)
+        return WeightGradient<Acc, 2>(p, plan, pack_plane<S, Acc>, pack_gradient<S, Acc>).run();
     }
-    weight_gradient<S, Acc, 1>(p, Plan(p, sizeof(Acc), round_up(p.in_channels, lanes)));
+    const Plan plan(p, sizeof(Acc), whole);
+    WeightGradient<Acc, 1>(p, plan, pack_plane<S, Acc>, pack_gradient<S, Acc>).run();
   });
 }
 

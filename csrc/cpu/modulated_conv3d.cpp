@@ -231,8 +231,12 @@ void finish(const ConvParams& p, const Place& at, bool stream, Acc* rows, int64_
 
 // ------------------------------------------------------------------------------------------------------- forward
 
-template <class S, class Acc>
-void forward(const ConvParams& p) {
+// How y is stored, and x read: all that depends on the storage type, so that the rest is compiled once per compute type.
+template <class Acc>
+using Finish = void (*)(const ConvParams&, const Place&, bool, Acc*, int64_t, Acc*);
+
+template <class Acc>
+void forward(const ConvParams& p, size_t element, Pack<Acc> pack_plane, Finish<Acc> finish) {
   const Plan plan(p, sizeof(Acc), p.in_channels);
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
   const Blocks blocks(p.out_channels, kBlock);
@@ -258,7 +262,7 @@ void forward(const ConvParams& p) {
   pack_weights(p, plan, samples, packed);
   Acc* memory = packed + round_up(samples * packed_size, 64);
   const int64_t voxels = p.batch * p.out_size[0] * p.out_size[1] * p.out_size[2];
-  const bool stream = voxels * p.out_channels * int64_t(sizeof(S)) > kStreamBytes;
+  const bool stream = voxels * p.out_channels * int64_t(element) > kStreamBytes;
   std::vector<int64_t> all_offsets(size_t(plan.hw_units * plan.hw_taps * p.threads));
 
   parallel_pieces(plan.jobs, p.threads, [&](int64_t begin, int64_t end, int thread) {
@@ -273,7 +277,7 @@ void forward(const ConvParams& p) {
       const int64_t vectors = divide_up(tile.positions, kLanes<Acc>);
       Ring ring{p, plan};
       for (int64_t j = tile.t0; j < tile.t1; ++j) {
-        ring.advance(j, [&](int64_t plane, int at) { pack_plane<S>(p, plan, tile, plane, p.gate, slot + at * tile.slot_stride, pack); });
+        ring.advance(j, [&](int64_t plane, int at) { pack_plane(p, plan, tile, plane, p.gate, slot + at * tile.slot_stride, pack); });
         for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
           Segments<Acc> segments{0, {}, {}};
           for (int m = 0; m < t.taps; ++m) {
@@ -305,7 +309,7 @@ void forward(const ConvParams& p) {
               const int64_t out_t = t.parities * j + pt, first_h = h.first_output() + h.parities * (tile.h0 + gh);
               if (joined) {
                 const int64_t count = std::min(h.parities * num_rows, p.out_size[1] - first_h) * width;
-                finish<S>(p, {tile.sample + s, out_t, first_h, 0, count}, stream, rows, out_pitch, square);
+                finish(p, {tile.sample + s, out_t, first_h, 0, count}, stream, rows, out_pitch, square);
                 continue;
               }
               const int64_t first_w = w.first_output() + w.parities * tile.w0, skip = first_w < 0 ? -first_w : 0;
@@ -313,7 +317,7 @@ void forward(const ConvParams& p) {
               for (int ph = 0; ph < h.parities; ++ph) {
                 const Place at{tile.sample + s, out_t, first_h + ph, first_w + skip, end_w - first_w - skip};
                 if (at.h >= 0 && at.h < p.out_size[1])
-                  finish<S>(p, at, stream, rows + ph * row_stride + skip, out_pitch, square);
+                  finish(p, at, stream, rows + ph * row_stride + skip, out_pitch, square);
               }
             }
         }
@@ -326,7 +330,11 @@ void forward(const ConvParams& p) {
 }  // namespace
 
 void modulated_conv3d_forward_cpu(const ConvParams& p) {
-  dispatch(p.dtype, [&](auto storage, auto acc) { forward<decltype(storage), decltype(acc)>(p); });
+  dispatch(p.dtype, [&](auto storage, auto acc) {
+    using S = decltype(storage);
+    using Acc = decltype(acc);
+    forward<Acc>(p, sizeof(S), pack_plane<S, Acc>, finish<S, Acc>);
+  });
 }
 
 }  // namespace vgen::VGEN_ISA
