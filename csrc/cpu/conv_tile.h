@@ -100,74 +100,48 @@ struct Tile {
   }
 };
 
+template <class Acc>
+struct Line;
+
+// Reading one storage type into the compute type; only these few loops are compiled for each.
+template <class Acc>
+struct Storage {
+  int64_t bytes;
+  void (*line)(const Line<Acc>&, int64_t first, int64_t count, Acc* out);
+  // Every step-th element; phase i of the step goes to out + i * pitch.
+  void (*phases)(const Line<Acc>&, int step, int64_t first, int64_t count, Acc* out, int64_t pitch);
+  void (*transpose)(const void* from, int64_t from_stride, int64_t rows, int64_t columns, Acc* to, int64_t to_stride);
+};
+
 // `size` elements along w, zeros outside, gated where there is a gate.
-template <class S, class Acc>
+template <class Acc>
 struct Line {
-  const S* at;
-  const S* gate;
+  const Storage<Acc>* type;
+  const char* at;
+  const char* gate;
   int64_t stride, size;
   Acc gate_slope;
 
+  Line from(int64_t element) const {
+    return {type, at + element * type->bytes, gate ? gate + element * type->bytes : nullptr, stride, size, gate_slope};
+  }
   // Row `index` of a plane whose row 0 this is: a line of no elements, all zeros, outside its `count` rows.
   Line row(int64_t index, int64_t count, int64_t row_stride) const {
-    if (index < 0 || index >= count) return {at, gate, stride, 0, gate_slope};
-    return {at + index * row_stride, gate ? gate + index * row_stride : nullptr, stride, size, gate_slope};
+    if (index < 0 || index >= count) return {type, at, gate, stride, 0, gate_slope};
+    return from(index * row_stride);
   }
-
-  // fn(read) with read(i) element `first` + i.
-  template <class F>
-  void visit(int64_t first, F&& fn) const {
-    const S *from = at + first * stride, *sign = gate ? gate + first : nullptr;
-    const Acc slope = gate_slope;
-    const int64_t step = stride;
-    if (gate)
-      fn([=](int64_t i) { return load<Acc>(from[i]) * leaky_derivative(load<Acc>(sign[i]), slope, Acc(1)); });
-    else if (stride == 1)
-      fn([=](int64_t i) { return load<Acc>(from[i]); });
-    else
-      fn([=](int64_t i) { return load<Acc>(from[i * step]); });
+  // The same row of the next plane, `ahead` elements on, wanted one step later.
+  VGEN_INLINE void fetch_ahead(int64_t ahead, int64_t first, int64_t count) const {
+    if (stride != 1) return;
+    first = std::max<int64_t>(first, 0);
+    count = std::min(first + count, size) - first;
+    fetch(at + (ahead + first) * type->bytes, count * type->bytes);
+    if (gate) fetch(gate + (ahead + first) * type->bytes, count * type->bytes);
   }
 };
 
-// The same row of the next plane, `ahead` elements on, wanted one step later.
-template <class S, class Acc>
-VGEN_INLINE void fetch_ahead(const Line<S, Acc>& line, int64_t ahead, int64_t first, int64_t count) {
-  if (line.stride != 1) return;
-  first = std::max<int64_t>(first, 0);
-  count = std::min(first + count, line.size) - first;
-  fetch(line.at + ahead + first, count);
-  if (line.gate) fetch(line.gate + ahead + first, count);
-}
-
-// count elements of a line from index `first`.
-template <class S, class Acc>
-void load_line(const Line<S, Acc>& line, int64_t first, int64_t count, Acc* __restrict out) {
-  const int64_t begin = std::clamp<int64_t>(-first, 0, count), end = std::clamp<int64_t>(line.size - first, begin, count);
-  std::fill(out, out + begin, Acc(0));
-  line.visit(first, [=](auto read) {
-#pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) out[i] = read(i);
-  });
-  std::fill(out + end, out + count, Acc(0));
-}
-
-// Every step-th element of the same: phase i, `count` of each, goes to out + i * pitch.
-template <int step, class S, class Acc>
-void load_phases(const Line<S, Acc>& line, int64_t first, int64_t count, Acc* __restrict out, int64_t pitch) {
-  const int64_t begin = std::clamp<int64_t>((-first + step - 1) / step, 0, count);
-  const int64_t end = std::clamp<int64_t>((line.size - first) / step, begin, count);
-  line.visit(first, [=, size = line.size](auto read) {
-    auto edge = [=](int64_t j) {
-      for (int64_t i = 0, at = first + step * j; i < step; ++i, ++at)
-        out[i * pitch + j] = at >= 0 && at < size ? read(step * j + i) : Acc(0);
-    };
-    for (int64_t j = 0; j < begin; ++j) edge(j);
-#pragma GCC ivdep
-    for (int64_t j = begin; j < end; ++j)
-      for (int i = 0; i < step; ++i) out[i * pitch + j] = read(step * j + i);
-    for (int64_t j = end; j < count; ++j) edge(j);
-  });
-}
+template <class Acc>
+const Storage<Acc>& storage(Dtype dtype);
 
 // Calls fn with the filter of a paired mode.
 template <class F>
@@ -177,97 +151,10 @@ void with_filter(AxisMode mode, F&& fn) {
   fn(DownPair{});
 }
 
-// Lines of the phases of consecutive input rows -> the subs of one grid row, both axes at once.
-template <class Filter, class Acc>
-void filter_input(const Acc* rows, int64_t row_stride, int64_t pitch, int64_t count, Acc* out, int64_t sub_size) {
-  constexpr int window = Filter::window, subs = Filter::subs;
-#pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j) {
-    Acc lines[window][subs];
-#pragma GCC unroll 8
-    for (int r = 0; r < window; ++r) {
-      Acc d[window];
-#pragma GCC unroll 8
-      for (int i = 0; i < window; ++i) d[i] = rows[r * row_stride + i % Filter::step * pitch + i / Filter::step + j];
-      Filter::input(d, lines[r]);
-    }
-#pragma GCC unroll 8
-    for (int s = 0; s < subs; ++s) {
-      Acc d[window], value[subs];
-#pragma GCC unroll 8
-      for (int r = 0; r < window; ++r) d[r] = lines[r][s];
-      Filter::input(d, value);
-#pragma GCC unroll 8
-      for (int r = 0; r < subs; ++r) out[(r * subs + s) * sub_size + j] = value[r];
-    }
-  }
-}
-
-// Packs one channel of one sample's plane; `plane` is its row 0.
-template <class S, class Acc>
-void pack_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<S, Acc>& plane, int64_t row_stride,
-                  Acc* out, Acc* work) {
-  const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
-  const int64_t num_rows = h.num_inputs(tile.gh), first_row = h.first_input(tile.h0), first_col = w.first_input(tile.w0);
-  const int64_t phase_pitch = tile.cols + 2, line_pitch = w.step() * phase_pitch;
-  for (int64_t i = 0; i < num_rows; ++i) {
-    const Line<S, Acc> line = plane.row(first_row + i, p.in_size[1], row_stride);
-    if (p.x_stride[4] == 1) fetch_ahead(line, p.x_stride[2], first_col, w.num_inputs(tile.gw));
-    if (plan.paired) {
-      with_filter(w.mode, [&](auto filter) {
-        load_phases<filter.step>(line, first_col, tile.cols + 1, work + i * line_pitch, phase_pitch);
-      });
-    } else {
-      Acc* to = out + (h.subs == 2 ? (i & 1) * w.subs * tile.sub_size + (i >> 1) * tile.cols : i * tile.cols);
-      if (w.subs == 2)
-        load_phases<2>(line, first_col, tile.cols, to, tile.sub_size);
-      else
-        load_line(line, first_col, tile.cols, to);
-    }
-  }
-  if (plan.paired)
-    with_filter(w.mode, [&](auto filter) {
-      for (int64_t j = 0; j < tile.gh; ++j)
-        filter_input<decltype(filter)>(work + h.step() * j * line_pitch, line_pitch, phase_pitch, tile.cols, out + j * tile.cols,
-                                       tile.sub_size);
-    });
-}
-
 // Packs plane t of every channel and sample of the tile into a slot, gated if `gated_by` is given.
-template <class S, class Acc>
-void pack_plane(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t t, const void* gated_by, Acc* slot, Acc* work) {
-  const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
-  const int64_t* stride = p.x_stride;
-  for (int64_t s = 0; s < tile.samples; ++s) {
-    const int64_t start = (tile.sample + s) * stride[0] + t * stride[2];
-    const S *base = static_cast<const S*>(p.x) + start, *gate = gated_by ? static_cast<const S*>(gated_by) + start : nullptr;
-    Acc* out = slot + s * tile.rows * tile.cols;
-    if (stride[1] != 1 || stride[4] == 1 || p.in_channels == 1) {
-      for (int64_t c = 0; c < p.in_channels; ++c) {
-        const Line<S, Acc> row{base + c * stride[1], gate ? gate + c * stride[1] : nullptr, stride[4], p.in_size[2], Acc(p.gate_slope)};
-        pack_channel(p, plan, tile, row, stride[3], out + c * tile.channel_stride, work);
-      }
-      continue;
-    }
-    // Channels innermost: bring the part needed into channel planes first.
-    const int64_t r0 = std::max<int64_t>(h.first_input(tile.h0), 0), c0 = std::max<int64_t>(w.first_input(tile.w0), 0);
-    const int64_t r1 = std::min(h.first_input(tile.h0) + h.num_inputs(tile.gh), p.in_size[1]);
-    const int64_t c1 = std::min(w.first_input(tile.w0) + w.num_inputs(tile.gw), p.in_size[2]);
-    const int64_t pitch = c1 - c0, plane = std::max<int64_t>((r1 - r0) * pitch, 0) + 16;
-    Acc* local = work + h.num_inputs(plan.tile_h) * w.step() * (w.extent(plan.tile_w) + 2);
-    for (int64_t r = r0; r < r1; ++r)
-      transpose(base + r * stride[3] + c0 * stride[4], stride[4], pitch, p.in_channels, local + (r - r0) * pitch, plane);
-    for (int64_t c = 0; c < p.in_channels; ++c) {
-      const Line<Acc, Acc> row{local + c * plane - r0 * pitch - c0, nullptr, 1, p.in_size[2], Acc(1)};
-      pack_channel(p, plan, tile, row, pitch, out + c * tile.channel_stride, work);
-    }
-  }
-  for (int64_t c = 0; c < p.in_channels; ++c)
-    std::fill(slot + c * tile.channel_stride + tile.sub_size * plan.hw_subs, slot + (c + 1) * tile.channel_stride, Acc(0));
-}
-
 template <class Acc>
-using Pack = void (*)(const ConvParams&, const Plan&, const Tile&, int64_t, const void*, Acc*, Acc*);
+void pack_plane(const ConvParams& p, const Storage<Acc>& type, const Plan& plan, const Tile& tile, int64_t t,
+                const void* gated_by, Acc* slot, Acc* work);
 
 // Elements of `work` for pack_plane.
 inline int64_t pack_work(const ConvParams& p, const Plan& plan) {

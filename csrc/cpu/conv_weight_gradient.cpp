@@ -10,12 +10,17 @@ namespace vgen::VGEN_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kRows = 8, kColumns = 3;
+constexpr int kMaxRows = 8, kMaxColumns = 3;
 #elif defined(__AVX2__)
-constexpr int kRows = 4, kColumns = 3;
+constexpr int kMaxRows = 4, kMaxColumns = 3;
 #else
-constexpr int kRows = 4, kColumns = 2;
+constexpr int kMaxRows = 4, kMaxColumns = 2;
 #endif
+// Fewer in float64, which checks gradients, to have less to compile.
+template <class Acc>
+constexpr int kRows = std::is_same_v<Acc, double> ? 4 : kMaxRows;
+template <class Acc>
+constexpr int kColumns = std::is_same_v<Acc, double> ? 1 : kMaxColumns;
 constexpr int kFlush = 256;  // planes summed in the compute type before they are added to the total in double
 
 // Halves of both rows of g -> all units of one grid row: the transpose of filter_output.
@@ -42,8 +47,8 @@ void filter_gradient(const Acc* __restrict rows, int64_t half, int64_t count, Ac
 }
 
 // A plane of g of one channel (`plane` is its row 0) for each unit: the transpose of combining. Returns its sum.
-template <class S, class Acc>
-double pack_gradient_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<S, Acc>& plane, Acc* out,
+template <class Acc>
+double pack_gradient_channel(const ConvParams& p, const Plan& plan, const Tile& tile, const Line<Acc>& plane, Acc* out,
                              int64_t unit, Acc* work) {
   const AxisPlan &h = plan.axis[1], &w = plan.axis[2];
   const int64_t half = plan.half_row(), first = w.first_output() + w.parities * tile.w0;
@@ -51,14 +56,11 @@ double pack_gradient_channel(const ConvParams& p, const Plan& plan, const Tile& 
   for (int64_t j = 0; j < tile.gh; ++j) {
     Acc* to = out + j * tile.cols;
     for (int ph = 0; ph < h.parities; ++ph) {
-      const Line<S, Acc> line = plane.row(h.first_output() + h.parities * (tile.h0 + j) + ph, p.out_size[1], p.y_stride[3]);
-      fetch_ahead(line, p.y_stride[2], first, w.parities * tile.gw);
+      const Line<Acc> line = plane.row(h.first_output() + h.parities * (tile.h0 + j) + ph, p.out_size[1], p.y_stride[3]);
+      line.fetch_ahead(p.y_stride[2], first, w.parities * tile.gw);
       Acc* lines = plan.paired ? work + 2 * ph * half : to + (h.units == 2 ? ph * w.units * unit : 0);
       const int64_t pitch = plan.paired ? half : unit;
-      if (w.parities == 2)
-        load_phases<2>(line, first, tile.gw, lines, pitch);
-      else
-        load_line(line, first, tile.gw, lines);
+      line.type->phases(line, w.parities, first, tile.gw, lines, pitch);
       for (int i = 0; i < w.parities; ++i) {
         Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -73,21 +75,17 @@ double pack_gradient_channel(const ConvParams& p, const Plan& plan, const Tile& 
 }
 
 // Plane t of g of every channel and sample of the tile, `pitch` between channels; adds the sum of each channel to `sums`.
-template <class S, class Acc>
-void pack_gradient(const ConvParams& p, const Plan& plan, const Tile& tile, int64_t t, Acc* out, int64_t pitch, int64_t unit,
-                   Acc* work, double* sums) {
-  const int64_t* stride = p.y_stride;
-  for (int64_t s = 0; s < tile.samples; ++s)
-    for (int64_t c = 0; c < p.out_channels; ++c) {
-      const int64_t start = (tile.sample + s) * stride[0] + c * stride[1] + t * stride[2];
-      const S *base = static_cast<const S*>(p.y) + start, *gate = static_cast<const S*>(p.gate);
-      const Line<S, Acc> row{base, gate ? gate + start : nullptr, stride[4], p.out_size[2], Acc(p.gate_slope)};
-      sums[c] += pack_gradient_channel(p, plan, tile, row, out + c * pitch + s * tile.rows * tile.cols, unit, work);
-    }
-}
-
 template <class Acc>
-using PackGradient = void (*)(const ConvParams&, const Plan&, const Tile&, int64_t, Acc*, int64_t, int64_t, Acc*, double*);
+void pack_gradient(const ConvParams& p, const Storage<Acc>& type, const Plan& plan, const Tile& tile, int64_t t, Acc* out,
+                   int64_t pitch, int64_t unit, Acc* work, double* sums) {
+  const int64_t* stride = p.y_stride;
+  const Line<Acc> all{&type, static_cast<const char*>(p.y), static_cast<const char*>(p.gate), stride[4], p.out_size[2],
+                      Acc(p.gate_slope)};
+  for (int64_t s = 0; s < tile.samples; ++s)
+    for (int64_t c = 0; c < p.out_channels; ++c)
+      sums[c] += pack_gradient_channel(p, plan, tile, all.from((tile.sample + s) * stride[0] + c * stride[1] + t * stride[2]),
+                                       out + c * pitch + s * tile.rows * tile.cols, unit, work);
+}
 
 // sums[n][r] (a vector each) += sum over positions of g[r][pos] * x[n][pos], NR outputs by NC vectors of channels, `group`
 // positions to a vector. The sum over positions starts at zero, so that no chain of additions is longer than a tile.
@@ -129,7 +127,7 @@ void outer(const Acc* g, int64_t g_stride, const Acc* const* x, int64_t x_stride
 template <class Acc>
 using Outer = void (*)(const Acc*, int64_t, const Acc* const*, int64_t, int64_t, Acc* const*);
 
-template <class Acc, int group, int NR, int NC = kColumns>
+template <class Acc, int group, int NR, int NC = kColumns<Acc>>
 Outer<Acc> pick_columns(int columns) {
   if constexpr (NC > 1) {
     if (columns < NC) return pick_columns<Acc, group, NR, NC - 1>(columns);
@@ -137,7 +135,7 @@ Outer<Acc> pick_columns(int columns) {
   return outer<Acc, group, NR, NC>;
 }
 
-template <class Acc, int group, int NR = kRows>
+template <class Acc, int group, int NR = kRows<Acc>>
 Outer<Acc> pick_outer(int rows, int columns) {
   if constexpr (NR > 1) {
     if (rows < NR) return pick_outer<Acc, group, NR - 1>(rows, columns);
@@ -150,8 +148,7 @@ Outer<Acc> pick_outer(int rows, int columns) {
 template <class Acc, int group>
 class WeightGradient {
  public:
-  WeightGradient(const ConvParams& p, const Plan& plan, Pack<Acc> pack, PackGradient<Acc> pack_gradient)
-      : p(p), plan(plan), pack_plane(pack), pack_gradient(pack_gradient) {
+  WeightGradient(const ConvParams& p, const Plan& plan) : p(p), plan(plan) {
     jobs = plan.jobs / samples;
     apart = samples > 1 && samples % p.threads == 0;
     threads = apart ? p.threads : int(std::clamp<int64_t>(p.threads, 1, std::max<int64_t>(jobs, 1)));
@@ -242,13 +239,13 @@ class WeightGradient {
       Ring ring{p, plan};
       for (int64_t j = tile.t0; j < tile.t1; ++j) {
         ring.advance(j, [&](int64_t plane, int at) {
-          pack_plane(p, plan, tile, plane, nullptr, share.flat, share.pack);
+          pack_plane(p, type, plan, tile, plane, nullptr, share.flat, share.pack);
           using Element = std::conditional_t<group == 2, double, Acc>;  // all positions of a lane group
           transpose(reinterpret_cast<const Element*>(share.flat), tile.channel_stride / group, num_in,
                     tile.sub_size * plan.hw_subs / group, reinterpret_cast<Element*>(share.x + at * slot_size), padded);
         });
         for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
-          pack_gradient(p, plan, tile, t.parities * j + pt, share.g, pitch, unit_stride, share.pack, share.bias);
+          pack_gradient(p, type, plan, tile, t.parities * j + pt, share.g, pitch, unit_stride, share.pack, share.bias);
           for (int u = 0; u < plan.hw_units; ++u) multiply(tile, ring, j, pt, u, share);
         }
       }
@@ -283,11 +280,11 @@ class WeightGradient {
     }
     Acc* unit_sums = share.sums + (pt * plan.hw_units + u) * per_unit;
     const Acc* g = share.g + u * unit_stride;
-    const Blocks out_blocks(num_out, kRows), column_blocks(count, kColumns);
+    const Blocks out_blocks(num_out, kRows<Acc>), column_blocks(count, kColumns<Acc>);
     for (int64_t a = 0; a < column_blocks.count; ++a)
       for (int64_t b = 0; b < out_blocks.count; ++b) {
-        const Acc* from[kColumns];
-        Acc* to[kColumns];
+        const Acc* from[kColumns<Acc>];
+        Acc* to[kColumns<Acc>];
         const int64_t first = column_blocks.begin(a), size = column_blocks.size(a), o = out_blocks.begin(b);
         for (int64_t n = 0; n < size; ++n)
           from[n] = share.columns[first + n].x, to[n] = unit_sums + share.columns[first + n].at + o * lanes;
@@ -332,8 +329,7 @@ class WeightGradient {
 
   const ConvParams& p;
   const Plan& plan;
-  const Pack<Acc> pack_plane;
-  const PackGradient<Acc> pack_gradient;
+  const Storage<Acc>& type = storage<Acc>(p.dtype);
   const Tile largest{plan, p, 0};
   const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, channels);
   const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2], samples = p.per_sample ? p.batch : 1;
@@ -351,19 +347,13 @@ class WeightGradient {
 }  // namespace
 
 void modulated_conv3d_weight_gradient_cpu(const ConvParams& p) {
-  dispatch(p.dtype, [&](auto storage, auto acc) {
-    using S = decltype(storage);
-    using Acc = decltype(acc);
-    constexpr int64_t lanes = kLanes<Acc>;
-    const int64_t half = round_up(p.in_channels, lanes / 2), whole = round_up(p.in_channels, lanes);
-    if constexpr (std::is_same_v<Acc, float>) {
-      const Plan plan(p, sizeof(Acc), half);
-      if (plan.paired && half < whole)
-        return WeightGradient<Acc, 2>(p, plan, pack_plane<S, Acc>, pack_gradient<S, Acc>).run();
-    }
-    const Plan plan(p, sizeof(Acc), whole);
-    WeightGradient<Acc, 1>(p, plan, pack_plane<S, Acc>, pack_gradient<S, Acc>).run();
-  });
+  if (p.dtype == Dtype::float64)
+    return WeightGradient<double, 1>(p, Plan(p, sizeof(double), round_up(p.in_channels, kLanes<double>))).run();
+  constexpr int64_t lanes = kLanes<float>;
+  const int64_t half = round_up(p.in_channels, lanes / 2), whole = round_up(p.in_channels, lanes);
+  const Plan plan(p, sizeof(float), half);
+  if (plan.paired && half < whole) return WeightGradient<float, 2>(p, plan).run();
+  WeightGradient<float, 1>(p, Plan(p, sizeof(float), whole)).run();
 }
 
 }  // namespace vgen::VGEN_ISA

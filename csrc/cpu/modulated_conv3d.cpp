@@ -12,8 +12,11 @@ constexpr int kRegisters = 12, kBlock = 4, kMaxVectors = 4;
 #else
 constexpr int kRegisters = 8, kBlock = 4, kMaxVectors = 4;
 #endif
-template <int NB>
-constexpr int kVectors = std::min(kMaxVectors, kRegisters / NB);
+// Vectors of positions to a block of outputs: fewer in float64, which checks gradients, to have less to compile.
+template <class Acc>
+constexpr int most_vectors(int block) {
+  return std::min(kMaxVectors, kRegisters / block) / (std::is_same_v<Acc, double> ? 2 : 1);
+}
 
 // ------------------------------------------------------------------------------------------------------- weights
 
@@ -132,7 +135,7 @@ Product<Acc> pick_product(int block, int vectors) {
   if constexpr (NB > 1) {
     if (block < NB) return pick_product<Acc, NB - 1>(block, vectors);
   }
-  return pick_vectors<Acc, NB, kVectors<NB>>(vectors);
+  return pick_vectors<Acc, NB, most_vectors<Acc>(NB)>(vectors);
 }
 
 // ------------------------------------------------------------------------------------------------------ epilogue
@@ -231,12 +234,12 @@ void finish(const ConvParams& p, const Place& at, bool stream, Acc* rows, int64_
 
 // ------------------------------------------------------------------------------------------------------- forward
 
-// How y is stored, and x read: all that depends on the storage type, so that the rest is compiled once per compute type.
 template <class Acc>
 using Finish = void (*)(const ConvParams&, const Place&, bool, Acc*, int64_t, Acc*);
 
 template <class Acc>
-void forward(const ConvParams& p, size_t element, Pack<Acc> pack_plane, Finish<Acc> finish) {
+void forward(const ConvParams& p, Finish<Acc> finish) {
+  const Storage<Acc>& type = storage<Acc>(p.dtype);
   const Plan plan(p, sizeof(Acc), p.in_channels);
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
   const Blocks blocks(p.out_channels, kBlock);
@@ -262,7 +265,7 @@ void forward(const ConvParams& p, size_t element, Pack<Acc> pack_plane, Finish<A
   pack_weights(p, plan, samples, packed);
   Acc* memory = packed + round_up(samples * packed_size, 64);
   const int64_t voxels = p.batch * p.out_size[0] * p.out_size[1] * p.out_size[2];
-  const bool stream = voxels * p.out_channels * int64_t(element) > kStreamBytes;
+  const bool stream = voxels * p.out_channels * type.bytes > kStreamBytes;
   std::vector<int64_t> all_offsets(size_t(plan.hw_units * plan.hw_taps * p.threads));
 
   parallel_pieces(plan.jobs, p.threads, [&](int64_t begin, int64_t end, int thread) {
@@ -277,7 +280,7 @@ void forward(const ConvParams& p, size_t element, Pack<Acc> pack_plane, Finish<A
       const int64_t vectors = divide_up(tile.positions, kLanes<Acc>);
       Ring ring{p, plan};
       for (int64_t j = tile.t0; j < tile.t1; ++j) {
-        ring.advance(j, [&](int64_t plane, int at) { pack_plane(p, plan, tile, plane, p.gate, slot + at * tile.slot_stride, pack); });
+        ring.advance(j, [&](int64_t plane, int at) { pack_plane(p, type, plan, tile, plane, p.gate, slot + at * tile.slot_stride, pack); });
         for (int pt = 0; pt < t.parities && t.parities * j + pt < p.out_size[0]; ++pt) {
           Segments<Acc> segments{0, {}, {}};
           for (int m = 0; m < t.taps; ++m) {
@@ -291,7 +294,7 @@ void forward(const ConvParams& p, size_t element, Pack<Acc> pack_plane, Finish<A
               const int size = int(blocks.size(block));
               const int64_t o = blocks.begin(block);
               const Acc* from = weights + (pt * plan.hw_units + u) * per_unit + o * p.in_channels * plan.taps();
-              const Blocks runs(vectors, std::min(kMaxVectors, kRegisters / size));
+              const Blocks runs(vectors, most_vectors<Acc>(size));
               for (int64_t run = 0; run < runs.count; ++run) {
                 const int64_t at = runs.begin(run) * kLanes<Acc>;
                 pick_product<Acc>(size, int(runs.size(run)))(segments, at, p.in_channels, tile.channel_stride, plan.hw_taps,
@@ -333,7 +336,7 @@ void modulated_conv3d_forward_cpu(const ConvParams& p) {
   dispatch(p.dtype, [&](auto storage, auto acc) {
     using S = decltype(storage);
     using Acc = decltype(acc);
-    forward<Acc>(p, sizeof(S), pack_plane<S, Acc>, finish<S, Acc>);
+    forward<Acc>(p, finish<S, Acc>);
   });
 }
 

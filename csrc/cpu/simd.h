@@ -36,6 +36,8 @@ inline void store_vector(T* p, Vector<T, bytes> v) {
   *reinterpret_cast<Vector<T, bytes>*>(p) = v;
 }
 
+#define VGEN_NOINLINE __attribute__((noinline))  // long code that recursion or unrolling would copy
+
 // Starts reading `count` elements that are wanted soon; an address that is not there does no harm. Inlined by force: GCC
 // drops calls of functions that do nothing but prefetch.
 #define VGEN_INLINE inline __attribute__((always_inline))

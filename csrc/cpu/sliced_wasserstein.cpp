@@ -1,4 +1,3 @@
-// (Over 400 lines, as the network, the distance and the sliced head's loops share the vector types.)
 // Sliced Wasserstein on CPU: a vector register holds one sample of kLanes directions, so a compare-exchange of two
 // registers is one step of kLanes sorts. A block of directions is sorted in scratch by a bitonic network whose
 // comparators all put the smaller value at the lower place: rows past the end, +inf, then never move, so blocks that
@@ -17,11 +16,10 @@
 namespace vgen::VGEN_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kKeyLevels = 4, kRankedLevels = 3;
-#else
-constexpr int kKeyLevels = 3, kRankedLevels = 2;
-#endif
+// Levels of the network in registers, less one for rows with an index: as there are registers for, and fewer in float64 to
+// have less to compile.
+template <class T>
+constexpr int kKeyLevels = kVectorBytes == 64 && sizeof(T) == 4 ? 4 : 3;
 constexpr int64_t kChunk = 64;  // terms added in the storage type before the sum goes on in float64
 
 template <class T>
@@ -57,7 +55,7 @@ inline void compare_exchange(Item<T, kRanked>& a, Item<T, kRanked>& b) {
 
 template <class T, bool kRanked>
 struct Columns {
-  static constexpr int kLevels = kRanked ? kRankedLevels : kKeyLevels;
+  static constexpr int kLevels = kKeyLevels<T> - kRanked;
   static constexpr int kBase = 1 << kLevels;
   static constexpr int kWidth = kLanes<T>;
   using I = Item<T, kRanked>;
@@ -85,15 +83,15 @@ struct Columns {
     store_vector(key + at * kWidth, item.key);
     if constexpr (kRanked) store_vector(index + at * kWidth, item.index);
   }
+  VGEN_NOINLINE Vector<T> fetch_part(int64_t row) const {
+    T value[kWidth] = {};
+    std::copy_n(source + row * stride, lanes, value);
+    return load_vector(value);
+  }
   I fetch(int64_t row) {
     I item;
     if (row < rows) {
-      if (lanes == kWidth) {
-        item.key = load_vector(source + row * stride);
-      } else {
-        item.key = Vector<T>{};
-        for (int i = 0; i < lanes; ++i) item.key[i] = source[row * stride + i];
-      }
+      item.key = lanes == kWidth ? load_vector(source + row * stride) : fetch_part(row);
       nan |= item.key != item.key;
     } else {
       item.key = std::numeric_limits<T>::infinity() - Vector<T>{};
@@ -103,7 +101,7 @@ struct Columns {
   }
 
   // Batcher's odd-even merge sort of kBase rows, in registers, on the way from the source.
-  void sort_base(int64_t first) {
+  VGEN_NOINLINE void sort_base(int64_t first) {
     I a[kBase];
 #pragma GCC unroll 16
     for (int i = 0; i < kBase; ++i) a[i] = fetch(first + i);
@@ -230,8 +228,11 @@ inline Vector<T> powered(Vector<T> d, T p, Vector<T>& slope) {
     return absolute<T>(d);
   } else {
     const Vector<T> size = absolute<T>(d);
-    Vector<T> low = {};
-    for (int i = 0; i < kLanes<T>; ++i) low[i] = std::pow(T(size[i]), p - 1);
+    T lane[kLanes<T>];
+    store_vector(lane, size);
+#pragma GCC unroll 1
+    for (int i = 0; i < kLanes<T>; ++i) lane[i] = std::pow(lane[i], p - 1);
+    const Vector<T> low = load_vector(lane);
     slope = d < 0 ? -p * low : p * low;
     return size * low;
   }
@@ -245,7 +246,9 @@ void distance(Columns<T, kRanked>& x, Columns<T, kRanked>& y, const SlicedWasser
   std::fill_n(sums, W, 0.0);
   Vector<T> part = {}, slope = {};
   auto flush = [&] {
-    for (int i = 0; i < W; ++i) sums[i] += double(part[i]);
+    T lane[W];
+    store_vector(lane, part);
+    for (int i = 0; i < W; ++i) sums[i] += double(lane[i]);
     part = Vector<T>{};
   };
   const double per_direction = 1.0 / double(p.directions);
@@ -329,7 +332,8 @@ void run(const SlicedWassersteinParams& p) {
         distance<T, Power::two, kRanked>(x, y, p, sums);
       else
         distance<T, Power::any, kRanked>(x, y, p, sums);
-      const auto nan = x.nan | y.nan;
+      Index<T> nan[W];
+      store_vector(nan, x.nan | y.nan);
       double sum = 0;
       for (int i = 0; i < lanes; ++i) sum += nan[i] ? std::numeric_limits<double>::quiet_NaN() : sums[i];
       partial[block] = sum;
@@ -344,110 +348,6 @@ void run(const SlicedWassersteinParams& p) {
   *p.value = sum / double(p.directions);
 }
 
-// ------------------------------------------------------------------------------------------------------ sliced head
-
-constexpr int64_t kColumns = 512;  // columns per share, so that sums do not depend on the number of threads
-
-int head_threads(const SlicedHeadParams& p) { return p.batch * p.directions < 65536 ? 1 : p.threads; }
-
-template <class S, class Acc>
-void head_forward(const SlicedHeadParams& p) {
-  const S *q = static_cast<const S*>(p.q), *scale = static_cast<const S*>(p.scale), *offset = static_cast<const S*>(p.offset);
-  const Acc slope = Acc(p.slope);
-  constexpr int W = kLanes<Acc>;
-  parallel_shares(p.batch, head_threads(p), [&](int64_t begin, int64_t end, int) {
-    for (int64_t b = begin; b < end; ++b) {
-      const S* __restrict row = q + b * p.directions;
-      Acc lane[W] = {};
-      int64_t i = 0;
-      for (; i + W <= p.directions; i += W)
-        for (int k = 0; k < W; ++k)
-          lane[k] += leaky(load<Acc>(scale[i + k]) * load<Acc>(row[i + k]) + load<Acc>(offset[i + k]), slope);
-      for (int k = 0; i < p.directions; ++i, ++k)
-        lane[k] += leaky(load<Acc>(scale[i]) * load<Acc>(row[i]) + load<Acc>(offset[i]), slope);
-      static_cast<S*>(p.out)[b] = store<S>(sum_lanes<Acc>(load_vector(lane)) / Acc(p.directions));
-    }
-  });
-}
-
-template <class S, class Acc>
-void head_backward(const SlicedHeadParams& p) {
-  const S *g = static_cast<const S*>(p.g), *q = static_cast<const S*>(p.q);
-  const Acc inverse = Acc(1) / Acc(p.directions), slope = Acc(p.slope);
-  const int64_t shares = (p.directions + kColumns - 1) / kColumns;
-  parallel_shares(shares, head_threads(p), [&](int64_t begin, int64_t end, int) {
-    for (int64_t share = begin; share < end; ++share) {
-      const int64_t first = share * kColumns, count = std::min(kColumns, p.directions - first);
-      Acc scale[kColumns], offset[kColumns], gs[kColumns] = {}, go[kColumns] = {};
-      for (int64_t i = 0; i < count; ++i) {
-        scale[i] = load<Acc>(static_cast<const S*>(p.scale)[first + i]);
-        offset[i] = load<Acc>(static_cast<const S*>(p.offset)[first + i]);
-      }
-      for (int64_t b = 0; b < p.batch; ++b) {
-        const S* __restrict row = q + b * p.directions + first;
-        S* __restrict out = static_cast<S*>(p.gq) + b * p.directions + first;
-        const Acc full = load<Acc>(g[b]) * inverse, leak = full * slope;
-        for (int64_t i = 0; i < count; ++i) {
-          const Acc value = load<Acc>(row[i]);
-          const Acc gm = scale[i] * value + offset[i] > 0 ? full : leak;
-          out[i] = store<S>(gm * scale[i]);
-          gs[i] += gm * value;
-          go[i] += gm;
-        }
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        static_cast<S*>(p.gscale)[first + i] = store<S>(gs[i]);
-        static_cast<S*>(p.goffset)[first + i] = store<S>(go[i]);
-      }
-    }
-  });
-}
-
-template <class S, class Acc>
-void head_double_backward(const SlicedHeadParams& p) {
-  const S *g = static_cast<const S*>(p.g), *q = static_cast<const S*>(p.q), *v = static_cast<const S*>(p.v);
-  const Acc inverse = Acc(1) / Acc(p.directions), slope = Acc(p.slope), leak = inverse * slope;
-  const int64_t shares = (p.directions + kColumns - 1) / kColumns;
-  constexpr int W = kLanes<Acc>;
-  Acc* rows = reinterpret_cast<Acc*>(scratch(sizeof(Acc) * size_t(shares * p.batch)));
-  parallel_shares(shares, head_threads(p), [&](int64_t begin, int64_t end, int) {
-    for (int64_t share = begin; share < end; ++share) {
-      const int64_t first = share * kColumns, count = std::min(kColumns, p.directions - first);
-      const int64_t whole = count / W * W;
-      Acc scale[kColumns], offset[kColumns], vs[kColumns], vo[kColumns], gs[kColumns] = {}, terms[kColumns];
-      for (int64_t i = 0; i < count; ++i) {
-        scale[i] = load<Acc>(static_cast<const S*>(p.scale)[first + i]);
-        offset[i] = load<Acc>(static_cast<const S*>(p.offset)[first + i]);
-        vs[i] = load<Acc>(static_cast<const S*>(p.vs)[first + i]);
-        vo[i] = load<Acc>(static_cast<const S*>(p.vo)[first + i]);
-      }
-      for (int64_t b = 0; b < p.batch; ++b) {
-        const S *__restrict row = q + b * p.directions + first, *__restrict tangent = v + b * p.directions + first;
-        S* __restrict out = static_cast<S*>(p.gq) + b * p.directions + first;
-        const Acc weight = load<Acc>(g[b]);
-        Acc lane[W] = {};
-        for (int64_t i = 0; i < count; ++i) {
-          const Acc value = load<Acc>(row[i]), t = load<Acc>(tangent[i]);
-          const Acc mask = scale[i] * value + offset[i] > 0 ? inverse : leak;
-          terms[i] = mask * (t * scale[i] + vs[i] * value + vo[i]);
-          gs[i] += weight * mask * t;
-          out[i] = store<S>(weight * mask * vs[i]);
-        }
-        for (int64_t i = 0; i < whole; i += W)
-          for (int k = 0; k < W; ++k) lane[k] += terms[i + k];
-        for (int64_t i = whole; i < count; ++i) lane[i - whole] += terms[i];
-        rows[share * p.batch + b] = sum_lanes<Acc>(load_vector(lane));
-      }
-      for (int64_t i = 0; i < count; ++i) static_cast<S*>(p.gscale)[first + i] = store<S>(gs[i]);
-    }
-  });
-  for (int64_t b = 0; b < p.batch; ++b) {
-    Acc sum = 0;
-    for (int64_t share = 0; share < shares; ++share) sum += rows[share * p.batch + b];
-    static_cast<S*>(p.out)[b] = store<S>(sum);
-  }
-}
-
 }  // namespace
 
 void sliced_wasserstein_cpu(const SlicedWassersteinParams& p) {
@@ -456,15 +356,6 @@ void sliced_wasserstein_cpu(const SlicedWassersteinParams& p) {
     ranked ? run<double, true>(p) : run<double, false>(p);
   else
     ranked ? run<float, true>(p) : run<float, false>(p);
-}
-void sliced_head_forward_cpu(const SlicedHeadParams& p) {
-  dispatch(p.dtype, [&](auto storage, auto acc) { head_forward<decltype(storage), decltype(acc)>(p); });
-}
-void sliced_head_backward_cpu(const SlicedHeadParams& p) {
-  dispatch(p.dtype, [&](auto storage, auto acc) { head_backward<decltype(storage), decltype(acc)>(p); });
-}
-void sliced_head_double_backward_cpu(const SlicedHeadParams& p) {
-  dispatch(p.dtype, [&](auto storage, auto acc) { head_double_backward<decltype(storage), decltype(acc)>(p); });
 }
 
 }  // namespace vgen::VGEN_ISA

@@ -4,6 +4,8 @@
 // share the index code and the epilogue.)
 #include "modulated_conv3d.h"
 
+#include <type_traits>
+
 #include "conv_plan.cuh"
 #include "pixel_norm.h"
 #include "reduce.cuh"
@@ -727,6 +729,15 @@ Divisors divisors(const ConvGrid& g) {
   return {Divider(g.axis[2].grid), Divider(int64_t(g.axis[1].grid) * g.axis[2].grid), Divider(g.positions())};
 }
 
+// Results per row of a general kernel: few channels deserve a narrow one where it is the only kernel there is, float32.
+template <class S, class Launch>
+cudaError_t with_columns(int64_t out_channels, Launch&& launch) {
+  if constexpr (std::is_same_v<S, float>) {
+    if (out_channels <= 16) return launch(std::integral_constant<int, 16>());
+  }
+  return launch(std::integral_constant<int, 64>());
+}
+
 template <class S, class Acc>
 cudaError_t forward_general(const ConvParams& p, cudaStream_t stream) {
   const ConvGrid g = make_grid(p);
@@ -736,14 +747,13 @@ cudaError_t forward_general(const ConvParams& p, cudaStream_t stream) {
   if (packed.error() != cudaSuccess) return packed.error();
   VGEN_LAUNCH((plain_weights_kernel<Acc>), unsigned(items), kThreads, 0, stream, g, int(p.in_channels), int(p.out_channels),
               int(items), static_cast<const Acc*>(p.w), packed.template as<Acc>());
-  const int columns = p.out_channels <= 16 ? 16 : 64, rows = kThreads / (columns / 4) * 4;
-  const bool norm = p.pixel_norm && p.out_channels <= columns;
-  const dim3 grid = two_axes(divide_up(g.positions(), rows), p.batch * g.units() * divide_up(p.out_channels, columns));
-  if (columns == 16)
-    VGEN_LAUNCH((general_forward_kernel<S, Acc, 16>), grid, kThreads, 0, stream, p, g, divisors(g), packed.template as<Acc>(), norm);
-  else
-    VGEN_LAUNCH((general_forward_kernel<S, Acc, 64>), grid, kThreads, 0, stream, p, g, divisors(g), packed.template as<Acc>(), norm);
-  return p.pixel_norm && !norm ? normalise<S, Acc>(p, stream) : cudaSuccess;
+  return with_columns<S>(p.out_channels, [&](auto width) {
+    constexpr int columns = decltype(width)::value, rows = kThreads / (columns / 4) * 4;
+    const bool norm = p.pixel_norm && p.out_channels <= columns;
+    const dim3 grid = two_axes(divide_up(g.positions(), rows), p.batch * g.units() * divide_up(p.out_channels, columns));
+    VGEN_LAUNCH((general_forward_kernel<S, Acc, columns>), grid, kThreads, 0, stream, p, g, divisors(g), packed.template as<Acc>(), norm);
+    return p.pixel_norm && !norm ? normalise<S, Acc>(p, stream) : cudaSuccess;
+  });
 }
 
 bool multiples_of_granule(const int64_t (&stride)[5]) {
@@ -847,27 +857,28 @@ cudaError_t weight_gradient(const ConvParams& p, cudaStream_t stream) {
     if (attribute(cudaDevAttrComputeCapabilityMajor, 0) >= 8 && plan_gradient(p, num_multiprocessors(), shared, &plan))
       return tensor_gradient<S>(p, plan, stream);
   }
-  const ConvGrid g = make_grid(p);
-  const int samples = int(p.per_sample ? p.batch : 1), columns = p.out_channels <= 16 ? 16 : 64, rows = kThreads / (columns / 4) * 4;
-  const int64_t count = g.positions() * (p.batch / samples), depth = g.taps() * p.in_channels;
-  const int64_t tiles = samples * g.units() * divide_up(depth, rows) * divide_up(p.out_channels, columns);
-  const int64_t slice = samples * g.units() * (depth + 1) * p.out_channels;
-  // Enough runs to fill the device, none so long that fp32 sums lose digits, and partial sums of bounded size.
-  int64_t splits = divide_up(int64_t(num_multiprocessors()) * 4, tiles);
-  if (splits < divide_up(count, 4096)) splits = divide_up(count, 4096);
-  if (splits > divide_up(count, 64)) splits = divide_up(count, 64);
-  const int64_t most = kMaxPartialBytes / (slice * int64_t(sizeof(Acc)));
-  if (splits > most) splits = most > 1 ? most : 1;
-  const int64_t run = divide_up(divide_up(count, splits), kDepth) * kDepth;
-  splits = divide_up(count, run);
-  const Workspace workspace(size_t(splits * slice) * sizeof(Acc), stream);
-  if (workspace.error() != cudaSuccess) return workspace.error();
-  Acc *partial = workspace.template as<Acc>(), *sums = partial + splits * samples * g.units() * depth * p.out_channels;
-  if (columns == 16)
-    VGEN_LAUNCH((general_gradient_kernel<S, Acc, 16>), two_axes(splits, tiles), kThreads, 0, stream, p, g, divisors(g), samples, run, partial, sums);
-  else
-    VGEN_LAUNCH((general_gradient_kernel<S, Acc, 64>), two_axes(splits, tiles), kThreads, 0, stream, p, g, divisors(g), samples, run, partial, sums);
-  return fold_gradient<Acc>(p, g, samples, splits, partial, sums, stream);
+  return with_columns<S>(p.out_channels, [&](auto width) {
+    constexpr int columns = decltype(width)::value, rows = kThreads / (columns / 4) * 4;
+    const ConvGrid g = make_grid(p);
+    const int samples = int(p.per_sample ? p.batch : 1);
+    const int64_t count = g.positions() * (p.batch / samples), depth = g.taps() * p.in_channels;
+    const int64_t tiles = samples * g.units() * divide_up(depth, rows) * divide_up(p.out_channels, columns);
+    const int64_t slice = samples * g.units() * (depth + 1) * p.out_channels;
+    // Enough runs to fill the device, none so long that fp32 sums lose digits, and partial sums of bounded size.
+    int64_t splits = divide_up(int64_t(num_multiprocessors()) * 4, tiles);
+    if (splits < divide_up(count, 4096)) splits = divide_up(count, 4096);
+    if (splits > divide_up(count, 64)) splits = divide_up(count, 64);
+    const int64_t most = kMaxPartialBytes / (slice * int64_t(sizeof(Acc)));
+    if (splits > most) splits = most > 1 ? most : 1;
+    const int64_t run = divide_up(divide_up(count, splits), kDepth) * kDepth;
+    splits = divide_up(count, run);
+    const Workspace workspace(size_t(splits * slice) * sizeof(Acc), stream);
+    if (workspace.error() != cudaSuccess) return workspace.error();
+    Acc *partial = workspace.template as<Acc>(), *sums = partial + splits * samples * g.units() * depth * p.out_channels;
+    VGEN_LAUNCH((general_gradient_kernel<S, Acc, columns>), two_axes(splits, tiles), kThreads, 0, stream, p, g, divisors(g), samples,
+                run, partial, sums);
+    return fold_gradient<Acc>(p, g, samples, splits, partial, sums, stream);
+  });
 }
 
 }  // namespace
