@@ -1,16 +1,18 @@
 """Every op against eager PyTorch (its better layout) and torch.compile on this CPU: `python benchmarks/ops.py --table`.
 
 A row first checks its result against eager PyTorch in float64 (at most twice the error of eager in float32, plus a few
-ulps) and prints no time if that fails. The sides take turns, so that a slow moment
-of the machine meets all of them, with Python's garbage collector off, as in timeit; a figure is the median. `bound` is the least time the floating-point operations of the
-direct form (phases for up, strided taps for down) take at the ceiling measured in the same run; fewer
-multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process over one call. Each
-row has a process of its own.
+ulps) and prints no time if that fails. The sides take turns of 10 ms, or of one call where that is longer, so that a slow
+moment of the machine meets all of them; a turn's first call does not count where there are more, as it finds the caches
+as the rival left them. Python's garbage collector is off, as in timeit; a figure is the median. `bound` is the least time
+the floating-point operations of the direct form (phases for up, strided taps for down) take at the ceiling measured in
+the same run; fewer multiplications than that form (docs/ops.md) can pass it. Peak memory is the growth of the process
+over one call. Each row has a process of its own.
 (Over 400 lines: the rows are a table, and a row is of use only beside the way it is measured.)
 """
 
 import argparse
 import gc
+import itertools
 import json
 import math
 import os
@@ -33,6 +35,7 @@ from vgen_fast.ops import reference
 RESULTS = Path(__file__).parent / "results"
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
+TURN = 0.01  # seconds
 Run = Callable[[], object]
 
 
@@ -82,6 +85,16 @@ def peak_megabytes(run: Run) -> float:
     return max(status("VmHWM") - before, 0) / 1024
 
 
+def turn(run: Run) -> list[float]:
+    """Milliseconds of each call of a turn; without the first, which finds what the rival left in caches, if there are more."""
+    ends = [time.perf_counter()]
+    while len(ends) == 1 or ends[-1] < ends[0] + TURN:
+        run()
+        ends.append(time.perf_counter())
+    times = [1e3 * (b - a) for a, b in itertools.pairwise(ends)]
+    return times[1:] or times
+
+
 def measure(row: Row, seconds: float) -> bool:
     """Fills in the row; False, and no times, if the result is wrong."""
     exact = row.exact()
@@ -98,13 +111,11 @@ def measure(row: Row, seconds: float) -> bool:
         run()
     gc.disable()
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(found["ours"]) < 5:
-        for side, run in runs.items():
-            before = time.perf_counter()
-            run()
-            found[side].append(1e3 * (time.perf_counter() - before))
-        if len(found["ours"]) >= 200:
+    for turns in range(200):
+        if turns >= 5 and time.perf_counter() - start >= seconds:
             break
+        for side, run in runs.items():
+            found[side] += turn(run)
     gc.enable()
     row.times = {side: statistics.median(times) for side, times in found.items()}
     row.megabytes = {side: peak_megabytes(run) for side, run in runs.items()}

@@ -187,11 +187,12 @@ void stddev_double_backward(Where where, uintptr_t v, uintptr_t g, uintptr_t x, 
 }
 
 // sizes: samples of x, samples of y, directions. Returns the mean over directions of W_p^p.
-double sliced_wasserstein(Where where, uintptr_t x, uintptr_t y, uintptr_t gx, uintptr_t gy, Sizes3 sizes, double power) {
+double sliced_wasserstein(Where where, uintptr_t x, uintptr_t y, uintptr_t theta, uintptr_t gx, uintptr_t gy, int64_t n,
+                          int64_t m, int64_t features, int64_t directions, double power) {
   SlicedWassersteinParams p{};
   double value = 0;
-  p.n = sizes[0], p.m = sizes[1], p.directions = sizes[2], p.p = power;
-  p.x = address<void>(x), p.y = address<void>(y), p.gx = address<void>(gx), p.gy = address<void>(gy), p.value = &value;
+  p.n = n, p.m = m, p.features = features, p.directions = directions, p.p = power;
+  p.x = address<void>(x), p.y = address<void>(y), p.theta = address<void>(theta), p.gx = address<void>(gx), p.gy = address<void>(gy), p.value = &value;
   p.dtype = Dtype(where.dtype), p.threads = where.threads;
   VGEN_RUN_CPU(sliced_wasserstein, p);
   return value;

@@ -1,4 +1,5 @@
-// Sliced Wasserstein distance between projected samples x [n, L] and y [m, L], and the activation of the sliced head.
+// Sliced Wasserstein distance between projected samples x [n, L] and y [m, L] (projected here, if nobody needs them: no
+// gradient wanted), and the activation of the sliced head.
 //
 // Per direction W = sum over the pieces of [0, 1] on which both quantile functions are constant of
 // length |x_(r) - y_(s)|^p; the distance is (mean over directions of W)^(1/p).
@@ -15,14 +16,15 @@
 namespace vgen {
 
 struct SlicedWassersteinParams {
-  int64_t n, m, directions;
+  int64_t n, m, directions, features;
   double p;
-  const void* x;  // [n, L]
-  const void* y;  // [m, L]
-  void* gx;       // unit gradients [n, L] and [m, L], or both null
+  const void* x;      // [n, L], or [n, D] where theta is given
+  const void* y;      // [m, L], or [m, D]
+  const void* theta;  // [D, L], or null where x and y are projected already
+  void* gx;           // unit gradients [n, L] and [m, L], or both null; never with theta
   void* gy;
-  double* value;  // mean over directions of W
-  Dtype dtype;    // float32 or float64
+  double* value;      // mean over directions of W
+  Dtype dtype;        // float32 or float64
   int threads;
 };
 

@@ -288,16 +288,58 @@ void distance(Columns<T, kRanked>& x, Columns<T, kRanked>& y, const SlicedWasser
   flush();
 }
 
+// out[row] += samples[row] x theta for `count` features and a vector of directions; theta as packed, [feature][lane].
+template <class T, int kRows = 8>
+void project_rows(const T* samples, int64_t stride, int64_t rows, const T* theta, int64_t count, T* out) {
+  constexpr int W = kLanes<T>;
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows) {
+    const T* from = samples + row * stride;
+    Vector<T> sum[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) sum[r] = load_vector(out + (row + r) * W);
+    for (int64_t d = 0; d < count; ++d) {
+      const Vector<T> direction = load_vector(theta + d * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r] += from[r * stride + d] * direction;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) store_vector(out + (row + r) * W, sum[r]);
+  }
+  if constexpr (kRows > 1) {
+    if (row < rows) project_rows<T, kRows / 2>(samples + row * stride, stride, rows - row, theta, count, out + row * W);
+  }
+}
+
+constexpr int64_t kFeatures = 2048;  // of theta's columns in the cache at once
+
+// The projections of x and y on a block of directions, x's rows before y's, in `out`; `packed` holds kFeatures vectors.
+template <class T>
+void project(const SlicedWassersteinParams& p, int64_t column, int lanes, T* packed, T* out) {
+  constexpr int W = kLanes<T>;
+  const T *x = static_cast<const T*>(p.x), *y = static_cast<const T*>(p.y), *theta = static_cast<const T*>(p.theta) + column;
+  std::fill_n(out, (p.n + p.m) * W, T(0));
+  std::fill_n(packed, std::min(kFeatures, p.features) * W, T(0));
+  for (int64_t d = 0; d < p.features; d += kFeatures) {
+    const int64_t count = std::min(kFeatures, p.features - d);
+    for (int64_t i = 0; i < count; ++i) std::copy_n(theta + (d + i) * p.directions, lanes, packed + i * W);
+    project_rows(x + d, p.features, p.n, packed, count, out);
+    project_rows(y + d, p.features, p.m, packed, count, out + p.n * W);
+  }
+}
+
 template <class T, bool kRanked>
 void run(const SlicedWassersteinParams& p) {
   using C = Columns<T, kRanked>;
   constexpr int W = kLanes<T>;
   const int64_t blocks = (p.directions + W - 1) / W;
+  const bool projecting = !kRanked && p.theta;
   // Below that, waking a second thread takes as long as its half of the work.
   const int threads = int(std::min<int64_t>((p.n + p.m) * p.directions < 65536 ? 1 : p.threads, blocks));
-  // Per thread: keys (and indices) of both sides, and rows to scatter into.
+  // Per thread: keys (and indices) of both sides, and rows to scatter into; or the projections and their directions.
   const int64_t rows_x = place(C::room(p.n)) + 1, rows_y = place(C::room(p.m)) + 1;
-  const int64_t arrays = (kRanked ? 2 : 1) * (rows_x + rows_y) + (kRanked ? std::max(p.n, p.m) : 0);
+  const int64_t arrays = (kRanked ? 2 : 1) * (rows_x + rows_y) + (kRanked ? std::max(p.n, p.m) : 0) +
+                         (projecting ? p.n + p.m + std::min(kFeatures, p.features) : 0);
   const size_t row_bytes = sizeof(T) * W, thread_bytes = (arrays * row_bytes + 127) / 64 * 64;
   const size_t partial_bytes = (size_t(blocks) * sizeof(double) + 63) / 64 * 64;
   char* memory = scratch(partial_bytes + thread_bytes * size_t(threads));
@@ -311,18 +353,27 @@ void run(const SlicedWassersteinParams& p) {
     };
     C x{}, y{};
     x.key = reinterpret_cast<T*>(take(rows_x)), y.key = reinterpret_cast<T*>(take(rows_y));
-    T* rowwise = nullptr;
+    T *rowwise = nullptr, *projected = nullptr, *packed = nullptr;
+    if (projecting) {
+      projected = reinterpret_cast<T*>(take(p.n + p.m));
+      packed = reinterpret_cast<T*>(take(std::min(kFeatures, p.features)));
+    }
     if constexpr (kRanked) {
       x.index = reinterpret_cast<Index<T>*>(take(rows_x)), y.index = reinterpret_cast<Index<T>*>(take(rows_y));
       rowwise = reinterpret_cast<T*>(take(std::max(p.n, p.m)));
     }
     x.rows = p.n, y.rows = p.m, x.capacity = C::room(p.n), y.capacity = C::room(p.m);
-    x.stride = y.stride = p.directions;
+    x.stride = y.stride = projecting ? W : p.directions;
     for (int64_t block = begin; block < end; ++block) {
       const int64_t column = block * W;
       const int lanes = int(std::min<int64_t>(W, p.directions - column));
-      x.source = static_cast<const T*>(p.x) + column, y.source = static_cast<const T*>(p.y) + column;
-      x.lanes = y.lanes = lanes;
+      if (projecting) {
+        project(p, column, lanes, packed, projected);
+        x.source = projected, y.source = projected + p.n * W;
+      } else {
+        x.source = static_cast<const T*>(p.x) + column, y.source = static_cast<const T*>(p.y) + column;
+      }
+      x.lanes = y.lanes = projecting ? W : lanes;
       x.nan = y.nan = Vector<Index<T>>{};
       x.sort(), y.sort();
       double sums[W];

@@ -91,6 +91,20 @@ def test_sorts_every_length_on_every_instruction_set(isa, dtype, n):
         _C.set_isa(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "m", "d", "num_projections"), [(1, 1, 1, 1), (9, 15, 2047, 16), (16, 7, 4099, 33)])
+def test_projections_made_inside_equal_those_made_outside(dtype, n, m, d, num_projections):
+    x, y, projections = samples(n, m, d, num_projections, dtype)
+    x, y, projections = x.t().contiguous().t(), y[:, : d // 2 + 1], projections.t().contiguous().t()  # any strides
+    x, projections = x[:, : d // 2 + 1], projections[: d // 2 + 1]
+    inside = sliced_wasserstein(x, y, projections=projections, impl="cpp")
+    outside = sliced_wasserstein(x.clone().requires_grad_(), y, projections=projections, impl="cpp")
+    wanted = sliced_wasserstein(x.double(), y.double(), projections=projections.double(), impl="reference")
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    torch.testing.assert_close(inside.double(), wanted, **tolerance)
+    torch.testing.assert_close(outside.detach().double(), wanted, **tolerance)
+
+
 @pytest.mark.parametrize("p", [1, 2, 2.5])
 @pytest.mark.parametrize(("n", "m", "num_projections"), [(9, 9, 5), (6, 11, 16), (40, 40, 33)])
 def test_first_gradients_equal_those_of_the_reference(p, n, m, num_projections):
@@ -204,7 +218,8 @@ def test_same_input_gives_the_same_bits_with_any_number_of_threads():
             q, r = torch.zeros(500, 100), torch.zeros(300, 100)
             q.copy_((x.double() @ projections.double()).float())
             r.copy_((y.double() @ projections.double()).float())
-            results.append(torch.ops.vgen_fast.projected_wasserstein(q, r, 2.0, True, "cpp"))
+            whole = torch.ops.vgen_fast.distance_along(x, y, projections, 2.0)
+            results.append((whole, *torch.ops.vgen_fast.projected_wasserstein(q, r, 2.0, True, "cpp")))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
@@ -243,6 +258,8 @@ def test_opcheck(gradient, n, m):
     x, y, _ = samples(n, m, 5, 1)
     inputs = (x.requires_grad_(gradient), y.requires_grad_(gradient), 2.0, gradient, "cpp")
     torch.library.opcheck(torch.ops.vgen_fast.projected_wasserstein.default, inputs)
+    if not gradient:
+        torch.library.opcheck(torch.ops.vgen_fast.distance_along.default, (x, y, torch.randn(5, 3).double(), 2.0))
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,12 @@ def sliced_wasserstein(
     if impl == "reference":
         return reference.sliced_wasserstein(x, y, projections.to(x.dtype), p=p)
     compute = compute_dtype(x.dtype)
-    projections = projections.to(compute)
-    projected_x, projected_y = x.to(compute) @ projections, y.to(compute) @ projections
-    gradient = torch.is_grad_enabled() and (projected_x.requires_grad or projected_y.requires_grad)
-    distance, *_ = call("projected_wasserstein", projected_x, projected_y, float(p), gradient, impl)
+    samples_x, samples_y, projections = x.to(compute), y.to(compute), projections.to(compute)
+    gradient = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad or projections.requires_grad)
+    if impl == "cpp" and not gradient:
+        return call("distance_along", samples_x, samples_y, projections, float(p)).to(x.dtype)
+    samples_x, samples_y = samples_x @ projections, samples_y @ projections
+    distance, *_ = call("projected_wasserstein", samples_x, samples_y, float(p), gradient, impl)
     return distance.to(x.dtype)
 
 
@@ -116,11 +118,28 @@ def _projected_wasserstein(x, y, p, gradient, impl):
         factor = torch.where(value == 0, 0, distance / (p * value)) if gradient else x.new_empty(0)
         return distance, factor, gx, gy
     gx, gy = _gradients(x, y, gradient)
-    sizes = (x.shape[0], y.shape[0], x.shape[1])
-    value = _C.sliced_wasserstein(where(x), address(x), address(y), address(gx), address(gy), sizes, p)
+    sizes = (x.shape[0], y.shape[0], 0, x.shape[1])
+    value = _C.sliced_wasserstein(where(x), address(x), address(y), 0, address(gx), address(gy), *sizes, p)
     distance = value ** (1 / p)
     factor = x.new_full((), distance / (p * value) if value else 0.0) if gradient else x.new_empty(0)
     return x.new_full((), distance), factor, gx, gy
+
+
+# Without a gradient nobody needs the projected samples: the kernel projects them itself, block by block, in the cache.
+torch.library.define("vgen_fast::distance_along", "(Tensor x, Tensor y, Tensor projections, float p) -> Tensor")
+
+
+@implements("distance_along")
+def _distance_along(x, y, projections, p):
+    x, y, projections = x.contiguous(), y.contiguous(), projections.contiguous()
+    tensors = (address(t) for t in (x, y, projections))
+    value = _C.sliced_wasserstein(where(x), *tensors, 0, 0, x.shape[0], y.shape[0], *projections.shape, p)
+    return x.new_full((), value ** (1 / p))
+
+
+@torch.library.register_fake("vgen_fast::distance_along")
+def _distance_along_fake(x, y, projections, p):
+    return x.new_empty(())
 
 
 def _gradients(x: Tensor, y: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
