@@ -37,7 +37,7 @@ struct Group {
   int64_t sample(int64_t m, int64_t k) const { return m + k * groups; }
 
   // Mean of one tensor of C channels over the group, for `count` features from f on.
-  void mean(const void* x, int64_t m, int64_t f, int64_t count, Acc* mu) const {
+  VGEN_NOINLINE void mean(const void* x, int64_t m, int64_t f, int64_t count, Acc* mu) const {
     std::fill_n(mu, count, Acc(0));
     for (int64_t k = 0; k < p.group; ++k) {
       const S* __restrict row = static_cast<const S*>(x) + sample(m, k) * features + f;
@@ -46,7 +46,7 @@ struct Group {
     for (int64_t i = 0; i < count; ++i) mu[i] *= inverse;
   }
   // Mean and standard deviation of x over the group.
-  void statistics(int64_t m, int64_t f, int64_t count, Acc* __restrict mu, Acc* __restrict sigma) const {
+  VGEN_NOINLINE void statistics(int64_t m, int64_t f, int64_t count, Acc* __restrict mu, Acc* __restrict sigma) const {
     const Acc eps = Acc(p.eps);
     if (p.group == 4) {  // the usual size: one pass, the four samples in registers
       const S* x = static_cast<const S*>(p.x) + m * features + f;
@@ -72,7 +72,7 @@ struct Group {
     }
     for (int64_t i = 0; i < count; ++i) sigma[i] = std::sqrt(sigma[i] * inverse + eps);
   }
-  double statistic_gradient(int64_t m) const {
+  VGEN_NOINLINE double statistic_gradient(int64_t m) const {
     double sum = 0;
     for (int64_t k = 0; k < p.group; ++k) {
       const S* g = static_cast<const S*>(p.g) + sample(m, k) * wide;
@@ -82,7 +82,7 @@ struct Group {
     return sum;
   }
   // Writes value into the extra channel of every sample of the group.
-  void fill_statistic(int64_t m, double value) const {
+  VGEN_NOINLINE void fill_statistic(int64_t m, double value) const {
     for (int64_t k = 0; k < p.group; ++k) {
       S* y = static_cast<S*>(p.y) + sample(m, k) * wide;
       for (int64_t i = 0; i < p.positions; ++i)
