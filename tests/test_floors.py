@@ -40,8 +40,13 @@ def module_of(path: Path, root: Path) -> str:
 
 
 def folder_of(module: str) -> str:
-    """vgen_fast.ops.reference.pixel_norm -> ops/reference; a model is its own folder, so that none imports another."""
+    """vgen_fast.ops.reference.pixel_norm -> ops/reference; a model is its own folder, so that none imports another.
+
+    The files on the top floor, every __main__ among them, are in the folder "".
+    """
     parts = module.split(".")[1:]
+    if parts and parts[-1] == "__main__":
+        return ""
     if parts[:2] == ["ops", "reference"] or (parts[:1] == ["models"] and len(parts) > 1):
         return "/".join(parts[:2])
     return parts[0] if parts else ""

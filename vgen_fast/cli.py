@@ -8,16 +8,26 @@ from collections.abc import Callable, Sequence
 from . import __version__
 
 
-def _doctor() -> int:
+def _doctor(arguments: list[str]) -> int:
     from . import doctor
 
+    _plain("doctor").parse_args(arguments)
     return doctor.main()
 
 
-VERBS: dict[str, tuple[str, Callable[[], int]]] = {
+def _train(arguments: list[str]) -> int:
+    from .train.__main__ import main
+
+    return main(arguments)
+
+
+VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
     "doctor": ("what works here and why the rest does not: ops x implementations, versions, known-bad stacks", _doctor),
 }
 EXAMPLES = """examples:
+  python -m vgen_fast train                   # moving shapes, on this CPU in minutes
+  python -m vgen_fast train --list
   python -m vgen_fast doctor
   python -m vgen_fast doctor > doctor.txt     # to attach to a report"""
 
@@ -45,13 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0)
         print(f"vgen_fast: there is no verb {verb!r}; the nearest is {near[0]!r} (--help lists all)", file=sys.stderr)
         return 2
-    text, run = VERBS[verb]
-    own = argparse.ArgumentParser(
+    return VERBS[verb][1](rest)
+
+
+def _plain(verb: str) -> argparse.ArgumentParser:
+    """The parser of a verb without options of its own."""
+    return argparse.ArgumentParser(
         prog=f"python -m vgen_fast {verb}",
-        description=text,
+        description=VERBS[verb][0],
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    own.parse_args(rest)
-    return run()

@@ -1,0 +1,181 @@
+"""One training step: phases, accumulation, ranks, penalties, faults; on a tiny progressive GAN."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vgen_fast.data.synthetic import MovingShapes
+from vgen_fast.models import progressive
+from vgen_fast.train import loop
+from vgen_fast.train.loop import micro_batches
+from vgen_fast.train.objectives import OBJECTIVES
+from vgen_fast.train.schedule import Phase
+
+from .tiny import hexes, make, phase, same, take, weights
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_every_objective_moves_every_network_that_stands(objective):
+    state, training = make(objective)
+    before = weights(state)
+    losses = take(state, training, 2)[-1]
+    assert all(value.isfinite() for value in losses.values())
+    for name, old in before.items():
+        unused = "rgb.0" in name or "rgb.2" in name or "blocks.2" in name
+        if name.startswith("average") or name == "video/head.bias":  # a shift of all scores moves few losses
+            continue
+        assert torch.equal(weights(state)[name], old) == unused, name
+
+
+def test_a_phase_trains_its_network_alone():
+    state, training = make()
+    step = loop.Step(state, training, MovingShapes((8, 16, 16), 3), phase(), progressive.Stage(1), [torch.arange(8)],
+                     lambda g: None, torch.zeros(()))  # fmt: skip
+    step.load()
+    critic = state.system.critics[0]
+    with loop.only(state.system, critic.module):
+        step.critic(critic, 0)
+    assert all(p.grad is None for p in state.system.generator.parameters())
+    assert any(p.grad is not None for p in critic.module.parameters())
+    state.optimizers["video"].zero_grad(set_to_none=True)
+    with loop.only(state.system, state.system.generator):
+        step.generator()
+    assert all(p.grad is None for p in critic.module.parameters())
+
+
+@pytest.mark.parametrize("objective", ["wgan_gp", "swgan", "swgan_thesis", "vanilla_r1"])
+def test_micro_batches_add_up_to_the_batch(objective):
+    found = []
+    for micro in (8, 4):
+        state, training = make(objective, torch.float64)
+        training = replace(training, phases=(phase(micro=micro),))
+        take(state, training, 2)
+        found.append(weights(state))
+    for name, value in found[0].items():
+        torch.testing.assert_close(
+            found[1][name], value, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_rows_of_micro_batches_keep_samples_together_that_are_judged_together():
+    parts = micro_batches(16, 8, 4)
+    assert sorted(torch.cat(parts).tolist()) == list(range(16))
+    for part in parts:
+        groups = {tuple(sorted(part[i::2].tolist())) for i in range(2)}
+        assert groups <= {(g, g + 4, g + 8, g + 12) for g in range(4)}
+    ranks = [micro_batches(16, 4, 4, rank, 2) for rank in range(2)]
+    assert sorted(torch.cat([row for rank in ranks for row in rank]).tolist()) == list(range(16))
+
+
+def test_two_ranks_with_added_gradients_step_as_one():
+    """Both halves of a batch by hand, as two ranks would do them."""
+    whole, training = make(dtype=torch.float32)
+    take(whole, training)
+    halves = [make(dtype=torch.float32)[0] for _ in range(2)]
+    gradients: dict[int, list] = {}
+
+    def collect(rank):
+        def total(mine):
+            gradients.setdefault(rank, []).append([g.clone() for g in mine])
+            for gradient in mine:
+                gradient.zero_()
+
+        return total
+
+    for rank, state in enumerate(halves):
+        take(state, training, ranks=(rank, 2), total=collect(rank))
+    one, _ = make(dtype=torch.float32)
+    recorded = []
+    take(one, training, total=lambda mine: recorded.append([g.clone() for g in mine]))
+    for a, b, wanted in zip(gradients[0][0], gradients[1][0], recorded[0], strict=True):  # the critic's
+        torch.testing.assert_close(a + b, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", ["critic", "generator"])
+def test_a_bad_gradient_reaches_nothing(bad):
+    state, training = make()
+    take(state, training)
+    before, moments = weights(state), copy.deepcopy(state.optimizers["video"].state_dict()["state"])
+    name = "video" if bad == "critic" else "generator"
+    loop.networks(state.system)[name].requires_grad_(True)
+    poison = loop.networks(state.system)[name].blocks[1][0].weight
+    handle = poison.register_hook(lambda gradient: gradient * float("nan"))
+    take(state, training)
+    handle.remove()
+    assert state.events == {f"{name}/nonfinite": 1}
+    assert state.steps[name] == 1
+    for key, old in before.items():
+        if key.startswith(name):
+            assert torch.equal(weights(state)[key], old), key
+    if bad == "critic":
+        for index, values in state.optimizers["video"].state_dict()["state"].items():
+            for key, value in values.items():
+                assert torch.equal(value, moments[index][key])
+    assert all(value.isfinite().all() for value in weights(state).values())
+
+
+def test_a_gate_vetoes_a_step_and_is_counted():
+    state, training = make(gate=lambda losses: (losses["video/loss"] > 1e9, losses["generator/adversarial"] > 1e9))
+    before = weights(state)
+    take(state, training, 2)
+    assert state.events == {"video/vetoed": 2, "generator/vetoed": 2}
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    assert state.clips_seen == 16
+
+
+def test_critic_steps_draw_other_clips_each():
+    positions = []
+
+    def batches(rows, size):
+        positions.append(rows.tolist())
+        return MovingShapes((8, 16, 16), 3)(rows, size)
+
+    state, training = make(critic_steps=3)
+    take(state, training, 2, batches=batches)
+    assert sorted(p for rows in positions for p in rows) == list(range(48))
+    assert (state.clips_seen, state.clips_drawn) == (16, 48)
+    assert state.steps == {"generator": 2, "video": 6}
+
+
+def test_clipped_weights_stay_in_their_box():
+    state, training = make("wgan_clip")
+    take(state, training)
+    standing = list(state.optimizers["video"].state)
+    assert max(p.abs().max().item() for p in standing) <= 0.01
+    critic = state.system.critics[0].module
+    assert critic.rgb[2].weight.abs().max() > 0.1  # a level to come is left alone
+
+
+def test_moments_are_forgotten_where_the_structure_changes():
+    state, training = make()
+    training = replace(training, phases=(phase(0), Phase(1, 16, 100, 8, 8, 1e-2, 1e-2)))
+    training = replace(training, phases=(replace(training.phases[0], stable_clips=16), training.phases[1]))
+    counts = []
+    for _ in range(6):
+        take(state, training)
+        first = next(iter(state.optimizers["generator"].state.values()))
+        counts.append(int(first["step"]))
+    assert counts == [1, 2, 1, 1, 2, 3]  # stable, fading in over two steps of which the second is whole, stable
+
+
+def test_the_average_follows_the_generator():
+    state, training = make(ema_decay=0.5)
+    take(state, training)
+    start, training = make(ema_decay=0.5)
+    old = {k: v.clone() for k, v in start.average.state_dict().items()}
+    take(start, training)
+    new = start.system.generator.state_dict()
+    decay = min(0.5, 2 / 11)
+    for key, value in start.average.state_dict().items():
+        torch.testing.assert_close(value, decay * old[key] + (1 - decay) * new[key])
+
+
+def test_the_same_seed_gives_the_same_bits():
+    runs = []
+    for _ in range(2):
+        state, training = make()
+        runs.append((hexes(take(state, training, 3)), weights(state)))
+    assert runs[0][0] == runs[1][0]
+    assert same(runs[0][1], runs[1][1])

@@ -1,0 +1,217 @@
+"""The command itself, as a person runs it: run folders, resuming, signals, kills, two writers, mistakes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vgen_fast.train import checkpoint
+from vgen_fast.train.folder import Folder, InUse, whole_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests/train/tiny_recipe.py"
+
+
+def command(folder, *options):
+    return [sys.executable, str(TINY), "--outdir", str(folder), *map(str, options)]
+
+
+def run(folder, *options, timeout=120):
+    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=timeout)
+
+
+def launch(folder, *options):
+    return subprocess.Popen(
+        command(folder, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def committed(folder):
+    return [e["clips_seen"] for e in whole_lines(folder / "events.jsonl") if e["event"] == "checkpoint_committed"]
+
+
+def newest(folder):
+    name = json.loads((folder / "env.json").read_text())["run"]
+    return checkpoint.candidates(folder / "checkpoints", name, pytest.fail)[0]
+
+
+def digests(folder):
+    return {name: entry["sha256"] for name, entry in newest(folder).manifest["files"].items()}
+
+
+def losses(folder):
+    return {row["clips_seen"]: row["hex"] for row in whole_lines(folder / "stats.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """An undisturbed run over every kind of place: stable, a switch, mid-fade, stable again."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    done = run(folder, "--clips", 160)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_leaves_the_folder_a_person_expects(straight):
+    names = {p.name for p in straight.iterdir()} - {".lock"}
+    assert names == {
+        *("config.yaml", "command.txt", "env.json", "stats.jsonl", "events.jsonl"),
+        *("samples", "checkpoints", "report.html"),
+    }
+    samples = {p.name for p in (straight / "samples").iterdir()}
+    assert {"reals.mp4", "reals.png", "fakes-000000000.mp4", "fakes-000000160.png"} <= samples
+    assert not any(name.endswith(".partial") for name in samples)
+    assert yaml.safe_load((straight / "config.yaml").read_text())["clips"] == 160
+    assert [row["clips_seen"] for row in whole_lines(straight / "stats.jsonl")] == list(range(8, 161, 8))
+    page = (straight / "report.html").read_text()
+    assert "fakes-000000160" in page
+    assert "<polyline" in page
+    assert "{" + "title}" not in page
+
+
+def test_the_same_command_says_that_it_is_complete_and_more_clips_go_on(tmp_path, straight):
+    folder = tmp_path / "run"
+    assert run(folder, "--clips", 80).returncode == 0
+    again = run(folder, "--clips", 80)
+    assert again.returncode == 0
+    assert "complete: 80 clips seen" in again.stdout
+    assert run(folder, "--clips", 160).returncode == 0
+    assert digests(folder) == digests(straight)
+    assert losses(folder) == losses(straight)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_and_ends_with_its_own_code(tmp_path, straight, name):
+    folder, number = tmp_path / "run", getattr(signal, name)
+    process = launch(folder, "--clips", 100_000)
+    while len(whole_lines(folder / "stats.jsonl")) < 3:
+        time.sleep(0.02)
+        assert process.poll() is None, process.stderr.read()
+    began = time.monotonic()
+    process.send_signal(number)
+    process.send_signal(number)
+    process.communicate(timeout=25)
+    assert process.returncode == 128 + number
+    assert time.monotonic() - began < 25
+    rows = whole_lines(folder / "stats.jsonl")
+    assert newest(folder).clips_seen >= rows[-1]["clips_seen"]
+
+
+def test_kill_9_loses_no_more_than_the_last_checkpoint_and_changes_no_bit(tmp_path, straight):
+    folder, rng = tmp_path / "run", random.Random(4)
+    kills = 0
+    for _ in range(40):
+        process = launch(folder, "--clips", 160)
+        rows = len(whole_lines(folder / "stats.jsonl"))
+        wanted = rows + rng.randrange(1, 6)
+        while process.poll() is None and len(whole_lines(folder / "stats.jsonl")) < wanted:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.05)
+        before = committed(folder)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if process.returncode == 0:
+            break
+        if before:
+            assert newest(folder).clips_seen >= before[-1]
+    assert process.returncode == 0
+    assert kills >= 3
+    assert digests(folder) == digests(straight)
+    assert losses(folder) == losses(straight)
+    assert not list((folder / "checkpoints").glob(".partial*"))
+
+
+def test_a_damaged_checkpoint_is_skipped_aloud_and_without_any_whole_one_the_run_refuses(tmp_path, straight):
+    folder = tmp_path / "run"
+    assert run(folder, "--clips", 80).returncode == 0
+    found = sorted((folder / "checkpoints").iterdir())
+    (found[-1] / "average.safetensors").write_bytes(b"rot")
+    again = run(folder, "--clips", 160)
+    assert again.returncode == 0
+    assert "skipped a damaged checkpoint" in again.stderr
+    assert digests(folder) == digests(straight)
+    for path in (folder / "checkpoints").iterdir():
+        (path / "generator.safetensors").write_bytes(b"rot")
+    refused = run(folder, "--clips", 200)
+    assert refused.returncode == 66
+    assert "none that is whole" in refused.stderr
+
+
+def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    first = launch(folder, "--clips", 100_000)
+    while len(whole_lines(folder / "stats.jsonl")) < 1:
+        time.sleep(0.02)
+    second = run(folder, "--clips", 100_000, timeout=20)
+    assert second.returncode == 2
+    assert "another process is training" in second.stderr
+    rows = len(whole_lines(folder / "stats.jsonl"))
+    time.sleep(0.5)
+    assert first.poll() is None
+    assert len(whole_lines(folder / "stats.jsonl")) > rows
+    first.kill()
+    first.communicate()
+    Folder(folder).close()  # the lock went with the process
+    held = Folder(folder)
+    with pytest.raises(InUse):
+        Folder(folder)
+    held.close()
+
+
+def test_another_configuration_in_the_folder_is_refused(straight):
+    done = run(straight, "--clips", 160, "--seed", 5)
+    assert done.returncode == 2
+    assert "another configuration" in done.stderr
+
+
+def test_a_torn_line_of_a_log_is_dropped(tmp_path):
+    Folder(tmp_path).close()
+    with open(tmp_path / "stats.jsonl", "w") as file:
+        file.write('{"clips_seen": 8}\n{"clips_seen": 16}\n{"clips_s')
+    folder = Folder(tmp_path)
+    folder.stats({"clips_seen": 24})
+    folder.forget_after(16)
+    folder.close()
+    assert [row["clips_seen"] for row in whole_lines(tmp_path / "stats.jsonl")] == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--btach", "4"], "there is no option --btach; the nearest is --batch"),
+        (["--batch", "many"], "--batch should be a valid integer"),
+        (["--batch", "8", "--micro-batch", "3"], "micro_batch 3 does not divide the batch of 8"),
+        (["--batch"], "--batch wants INT, got nothing"),
+        (["--seed", "1", "--seed", "2"], "--seed is given twice"),
+        (["--data", "nowhere"], "--data nowhere"),
+    ],
+)
+def test_a_mistake_is_answered_by_one_sentence_and_exit_2(tmp_path, options, sentence):
+    done = run(tmp_path / "run", *options)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_list_help_and_dry_run(tmp_path):
+    python = [sys.executable, "-m", "vgen_fast.train"]
+    listed = subprocess.run([*python, "--list"], capture_output=True, text=True, check=True).stdout
+    assert "progressive-ucf101-128" in listed
+    shown = subprocess.run([*python, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--micro-batch INT" in shown
+    assert shown.rstrip().splitlines()[-1].strip().startswith("python -m vgen_fast.train --list")
+    dry = run(tmp_path / "run", "--dry-run")
+    assert dry.returncode == 0
+    assert "parameters" in dry.stdout
+    assert "8x16x16" in dry.stdout
+    assert not (tmp_path / "run").exists()

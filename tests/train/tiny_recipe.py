@@ -1,0 +1,29 @@
+"""`python tiny_recipe.py --outdir F`: `python -m vgen_fast.train` with a recipe whose steps take milliseconds."""
+
+import sys
+
+import torch
+
+from vgen_fast import recipes
+from vgen_fast.config import Config, Every, Grow, Optim
+from vgen_fast.models.progressive import Config as System
+from vgen_fast.models.progressive import Row
+from vgen_fast.train.__main__ import main
+
+
+def tiny() -> Config:
+    rows = (Row(8, 4, 4), Row(8, 2, 2), Row(4, 1, 2))
+    return Config(
+        recipe="tiny",
+        system=System(rows=rows, latents=8, features=8, classes=24),
+        clips=160,
+        phases=(Grow(0, 32, 8), Grow(36, 12, 8), Grow(16, 16, 8)),  # a fade that ends inside a step
+        optim=Optim(generator_lr=1e-2, critic_lr=1e-2),
+        every=Every(tick=8, samples=80, checkpoint=24, keep=3),
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    recipes.RECIPES["tiny"] = tiny
+    sys.exit(main(["tiny", *sys.argv[1:]]))

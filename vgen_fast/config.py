@@ -1,0 +1,111 @@
+"""The whole configuration of a run: what recipes return, the command line changes, and config.yaml records."""
+
+import hashlib
+import json
+from typing import Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .models import progressive
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Grow(NamedTuple):
+    """A level of the schedule; sizes in clips."""
+
+    fade: int  # to blend the level in
+    stable: int  # after that; the last level stays as long as the run lasts
+    batch: int
+    rate: float = 1.0  # factor on the learning rates
+
+
+class Optim(Settings):
+    generator_lr: float = Field(1e-3, gt=0)
+    """Adam's rate for the generator."""
+    critic_lr: float = Field(1e-3, gt=0)
+    """Adam's rate for the critics."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Adam's decay of the first and second moments."""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged generator, per step."""
+    reset_moments: bool = True
+    """Forget Adam's moments where a level starts to fade in and where it is stable."""
+
+
+class Every(Settings):
+    """Intervals in clips; 0 is never."""
+
+    tick: int = Field(10_000, ge=0)
+    """Clips between two progress lines and rows of stats.jsonl."""
+    samples: int = Field(50_000, ge=0)
+    """Clips between two sample grids; there is one at the start and one at the end anyway."""
+    checkpoint: int = Field(50_000, ge=0)
+    """Clips between two checkpoints; there is one at the end and on a signal anyway."""
+    keep: int = Field(3, ge=1)
+    """Checkpoints that stay."""
+
+
+class Config(Settings):
+    recipe: str
+    """The recipe this configuration started from."""
+    system: progressive.Config
+    """The networks."""
+    objective: Literal["wgan_gp", "swgan", "swgan_thesis", "vanilla", "lsgan", "hinge", "wgan_clip"] = "wgan_gp"
+    """The adversarial loss; swgan is the sliced-Wasserstein loss as released, swgan_thesis as printed."""
+    data: str = "shapes"
+    """Where clips come from: "shapes" are made on the fly."""
+    clips: int = Field(gt=0)
+    """Length of the run, in clips the networks have seen."""
+    batch: int | None = Field(None, gt=0)
+    """Clips a step, on all ranks together; without it, what the schedule says of each level."""
+    micro_batch: int | None = Field(None, gt=0)
+    """Clips that pass through the networks at once; a batch is accumulated from as many as it takes."""
+    seed: int = 0
+    """Everything random is a function of it."""
+    phases: tuple[Grow, ...]
+    """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates."""
+    critic_steps: int = Field(1, gt=0)
+    """Critic steps for each of the generator's."""
+    penalty_every: int = Field(1, gt=0)
+    """Critic steps from one penalty to the next; its weight grows alike."""
+    optim: Optim = Optim()
+    every: Every = Every()
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the objective wants a critic that ends in the sliced head."""
+        return self.objective.startswith("swgan")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        if len(self.phases) != len(self.system.rows):
+            raise ValueError(
+                f"{len(self.system.rows)} levels of the system need as many phases, got {len(self.phases)}"
+            )
+        for level, phase in enumerate(self.phases):
+            batch, group = self.batch or phase.batch, self.system.group
+            micro = min(self.micro_batch or batch, batch)
+            if batch % micro:
+                raise ValueError(f"micro_batch {micro} does not divide the batch of {batch} clips at level {level}")
+            if micro % min(group, batch):
+                raise ValueError(
+                    f"micro_batch {micro} is no multiple of the {min(group, batch)} clips that minibatch stddev judges "
+                    f"together (level {level}, batch {batch})"
+                )
+        return self
+
+    def yaml(self) -> str:
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+    def digest(self) -> str:
+        """Of everything that decides the numbers of a run; its length and its intervals do not."""
+        values = json.loads(self.model_dump_json(exclude={"clips", "every"}))
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def from_yaml(text: str) -> Config:
+    return Config.model_validate(yaml.safe_load(text))

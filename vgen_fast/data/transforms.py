@@ -1,0 +1,30 @@
+"""The one place where frames [T, H, W, 3] become video [3, T, H, W], and where video shrinks. Bytes in, bytes out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_video(frames: Tensor) -> Tensor:
+    """[..., T, H, W, 3] -> [..., 3, T, H, W]."""
+    return frames.movedim(-1, -4)
+
+
+def to_frames(video: Tensor) -> Tensor:
+    """[..., 3, T, H, W] -> [..., T, H, W, 3]."""
+    return video.movedim(-4, -1)
+
+
+def shrink(video: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Bytes [B, 3, T, H, W] averaged over boxes to (T, H, W), which must divide those of the video; rounded."""
+    factor = [n // m for n, m in zip(video.shape[2:], size, strict=True)]
+    if any(f * m != n for f, m, n in zip(factor, size, video.shape[2:], strict=True)):
+        raise ValueError(f"shrink: the size {tuple(video.shape[2:])} of the video is not a multiple of {tuple(size)}")
+    if max(factor) == 1:
+        return video
+    return F.avg_pool3d(video.float(), factor).round_().to(torch.uint8)
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, rounded and clamped."""
+    return ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

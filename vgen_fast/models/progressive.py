@@ -1,0 +1,202 @@
+"""Progressively grown 3D video GAN with WGAN-GP or the sliced-Wasserstein loss (Tables A.1 and A.2, eq. 5.1-5.3).
+
+Deviations: the critic pools before the activation (the fused form), not after it; toRGB is linear, row 22 of A.2 is
+not; the dense layer's bias has one entry a channel, and its gain is the 2D one, sqrt(2) / 4 (pixel norm hides it);
+reals fade by the level's own factor. A label, where there is one, joins the latents and the 4x4x4 maps before the last
+convolution, as one-hot channels (eq. 2.8).
+
+Legend: B clips, C channels, T frames, Z latent numbers, K outputs of the critic's encoder, N classes, l level.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import ops
+from ..layers.equalized import EqualizedConv3d, EqualizedLinear
+from ..layers.segment import Segment
+from .system import Constraint, Critic, Draw, Inputs, Stage, System
+
+SLOPE = 0.2
+
+
+class Row(NamedTuple):
+    """A level: its channels, and by how much it is longer and wider than the one below (the first: than 1)."""
+
+    channels: int
+    time: int
+    space: int
+
+    @property
+    def factor(self) -> tuple[int, int, int]:
+        return (self.time, self.space, self.space)
+
+
+def rows(channels: tuple[int, ...], times: tuple[int, ...]) -> tuple[Row, ...]:
+    return tuple(Row(c, t, 4 if level == 0 else 2) for level, (c, t) in enumerate(zip(channels, times, strict=True)))
+
+
+CHANNELS = (128, 128, 128, 64, 32, 16, 8)  # Table A.1: min(1024 / 2^(r-1), 128) at 2^r pixels
+SCHEDULES = {
+    "thesis_256": rows(CHANNELS, (4, 2, 1, 1, 2, 1, 2)),  # Table A.1: 4 8 8 8 16 16 32 frames
+    "release_256": rows(CHANNELS, (4, 2, 1, 2, 1, 2, 1)),  # the authors' code: 4 8 8 16 16 32 32
+    "ucf_128": rows(CHANNELS[:6], (4, 2, 1, 2, 1, 2)),  # 32 frames already at 128 pixels
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    rows: tuple[Row, ...] = SCHEDULES["thesis_256"]
+    latents: int = 128
+    features: int = 128  # K
+    classes: int = 0  # N; 0 is unconditional
+    group: int = 4  # of minibatch stddev
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """(T, H, W) of each level."""
+        found, size = [], (1, 1, 1)
+        for row in self.rows:
+            size = tuple(n * f for n, f in zip(size, row.factor, strict=True))
+            found.append(size)
+        return tuple(found)
+
+
+def one_hot(labels: Tensor | None, classes: int, like: Tensor) -> list[Tensor]:
+    """[B] -> [[B, N]], or nothing where there are no classes."""
+    return [F.one_hot(labels, classes).to(like.dtype)] if classes else []
+
+
+class Generator(nn.Module):
+    """Table A.1, read downwards."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.cfg = cfg
+        first, size = cfg.rows[0], cfg.sizes[0]
+        volume = math.prod(size)
+        self.dense = EqualizedLinear(
+            cfg.latents + cfg.classes, first.channels * volume, gain=math.sqrt(2) / 4, bias_repeat=volume
+        )
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, pixel_norm=True))])
+        for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
+            self.blocks.append(
+                Segment(
+                    EqualizedConv3d(below.channels, row.channels, pixel_norm=True, up=row.factor),
+                    EqualizedConv3d(row.channels, row.channels, pixel_norm=True),
+                )
+            )
+        self.rgb = nn.ModuleList(EqualizedConv3d(row.channels, 3, 1, gain=1.0, slope=None) for row in cfg.rows)
+
+    def forward(self, inputs: Inputs, stage: Stage) -> Tensor:
+        z = ops.pixel_norm(inputs.latents[:, :, None, None, None])[..., 0, 0, 0]  # [B, Z]
+        z = torch.cat([z, *one_hot(inputs.condition, self.cfg.classes, z)], dim=1)  # [B, Z + N]
+        x = self.dense(z).unflatten(1, (-1, *self.cfg.sizes[0]))  # [B, C, T, 4, 4]
+        x = ops.pixel_norm(x, slope=SLOPE)
+        below = x
+        for block in self.blocks[: stage.level + 1]:
+            below, x = x, block(x)  # [B, C_l, T_l, H_l, W_l]
+        video = self.rgb[stage.level](x)  # [B, 3, T_l, H_l, W_l]
+        if stage.fade == 1:
+            return video
+        old = self.rgb[stage.level - 1](below, up=self.cfg.rows[stage.level].factor)
+        return torch.lerp(old, video, stage.fade)
+
+
+class SlicedHead(nn.Module):
+    """f(y) = mean_i lrelu(scale_i <theta_i, y> + offset_i), the theta_i orthonormal (eq. 5.1)."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.theta = nn.Parameter(torch.linalg.qr(torch.randn(features, features))[0].contiguous())
+        self.scale = nn.Parameter(torch.ones(features))
+        self.offset = nn.Parameter(torch.zeros(features))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return ops.sliced_head(y, self.theta, self.scale, self.offset, slope=SLOPE)  # [B]
+
+    def activations(self, y: Tensor) -> Tensor:
+        return F.leaky_relu(self.scale * (y @ self.theta.T) + self.offset, SLOPE)  # [B, K]
+
+    @torch.no_grad()
+    def project_gradient(self) -> None:
+        """The part along the manifold of orthonormal rows: g - sym(g theta^T) theta."""
+        if self.theta.grad is not None:
+            product = self.theta.grad @ self.theta.T
+            self.theta.grad -= (product + product.T) / 2 @ self.theta
+
+    @torch.no_grad()
+    def retract(self, steps: int) -> None:
+        """Back to orthonormal rows, by QR with the signs kept."""
+        q, r = torch.linalg.qr(self.theta.T)
+        self.theta.copy_((q * r.diagonal().sign()).T)
+
+
+class VideoCritic(nn.Module):
+    """Table A.2, the mirror of A.1: the same rows, read upwards."""
+
+    def __init__(self, cfg: Config, sliced: bool):
+        super().__init__()
+        self.cfg = cfg
+        first, volume = cfg.rows[0], math.prod(cfg.sizes[0])
+        self.rgb = nn.ModuleList(EqualizedConv3d(3, row.channels, 1) for row in cfg.rows)
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + 1 + cfg.classes, first.channels))])
+        for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
+            self.blocks.append(
+                Segment(
+                    EqualizedConv3d(row.channels, row.channels),
+                    EqualizedConv3d(row.channels, below.channels, down=row.factor),
+                )
+            )
+        self.dense = EqualizedLinear(first.channels * volume, cfg.features)
+        self.head = SlicedHead(cfg.features) if sliced else EqualizedLinear(cfg.features, 1, gain=1.0)
+
+    def encode(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
+        """(video, labels) -> [B, K], rows 1-22 of the table."""
+        video, labels = seen
+        x = self.rgb[stage.level](video)  # [B, C_l, T_l, H_l, W_l]
+        for level in range(stage.level, 0, -1):
+            x = self.blocks[level](x)
+            if level == stage.level and stage.fade < 1:
+                old = self.rgb[level - 1](video, down=self.cfg.rows[level].factor)
+                x = torch.lerp(old, x, stage.fade)
+        x = ops.minibatch_stddev(x, group_size=min(self.cfg.group, len(x)))  # [B, C + 1, T, 4, 4]
+        maps = (t[..., None, None, None].expand(*t.shape, *x.shape[2:]) for t in one_hot(labels, self.cfg.classes, x))
+        x = self.blocks[0](torch.cat([x, *maps], dim=1))
+        return F.leaky_relu(self.dense(x.flatten(1)), SLOPE)
+
+    def forward(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
+        return self.head(self.encode(seen, stage)).flatten()  # [B]
+
+
+def faded(rows: tuple[Row, ...]) -> Callable[[Tensor, Inputs, Stage], Tensor]:
+    """Reals of a level that is not stable yet: blended with what the level below would show of them."""
+
+    def real(video: Tensor, inputs: Inputs, stage: Stage) -> Tensor:
+        if stage.fade == 1:
+            return video
+        factor = rows[stage.level].factor
+        old = F.interpolate(F.avg_pool3d(video, factor), scale_factor=[float(f) for f in factor])
+        return torch.lerp(old, video, stage.fade)
+
+    return real
+
+
+def build(cfg: Config, sliced: bool = False) -> System:
+    """`sliced`: the critic ends in the head of the SWGAN objectives."""
+    generator, critic = Generator(cfg), VideoCritic(cfg, sliced)
+
+    def draw_inputs(video: Tensor, labels: Tensor | None, draw: Draw) -> Inputs:
+        return Inputs(draw.normal(cfg.latents), labels if cfg.classes else None)
+
+    constraint = Constraint(critic.head.project_gradient, critic.head.retract) if sliced else None
+    view = lambda video, inputs, stage: (video, inputs.condition)  # noqa: E731
+    critics = (Critic("video", critic, view, group=cfg.group, constraint=constraint),)
+    return System(generator, draw_inputs, critics, cfg.sizes, real=faded(cfg.rows))

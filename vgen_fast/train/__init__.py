@@ -1,0 +1,1 @@
+"""The engine every system trains on."""

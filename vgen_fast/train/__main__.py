@@ -1,0 +1,162 @@
+"""`python -m vgen_fast.train [recipe] [options]`: everything between the command line and train/run.py."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..config import Config, Settings, from_yaml
+from ..data.synthetic import MovingShapes
+from ..models import progressive
+from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
+from ..recipes import RECIPES
+from . import report
+from .folder import Folder, InUse, write_whole
+from .loop import Training, networks, start, step
+from .memory import peak_megabytes
+from .objectives import OBJECTIVES
+from .run import Intervals, Run
+from .schedule import Phase
+
+USAGE, BUILT_IN = 2, "shapes"
+PROGRAM = "python -m vgen_fast.train"
+EXAMPLES = f"""examples:
+  {PROGRAM}                                   # the built-in recipe: moving shapes, on this CPU in minutes
+  {PROGRAM} --clips 40000                     # the same run, longer: it goes on where it stopped
+  {PROGRAM} shapes --objective swgan --outdir runs/swgan --dry-run
+  {PROGRAM} --list                            # every recipe, what it costs and what to expect"""
+
+
+class Command(Settings):
+    outdir: str | None = None
+    """The run folder; without it runs/<recipe>. The same command in the same folder goes on."""
+    dry_run: bool = False
+    """Show parameters, memory and time of every level, write nothing."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; its exit code."""
+    words = list(argv)
+    if words == ["--list"]:
+        report.show(recipe_table())
+        return 0
+    recipe = words.pop(0) if words and not words[0].startswith("-") else BUILT_IN
+    try:
+        if recipe not in RECIPES:
+            refuse(f"there is no recipe {recipe!r}; the nearest is {nearest(recipe, RECIPES)!r} (--list shows all)")
+        config, command = RECIPES[recipe](), Command()
+        own, of_recipe = list(options_of(command)), [o for o in options_of(config) if o.path != ("recipe",)]
+        if words == ["--help"]:
+            intro = f"Trains a video GAN. Defaults are those of the recipe {recipe}."
+            report.show(help_text(f"{PROGRAM} [recipe] [options]", intro, own + of_recipe, EXAMPLES))
+            return 0
+        values = parse(words, own + of_recipe)
+        command = changed(command, {path: value for path, value in values.items() if path[0] in Command.model_fields})
+        config = changed(config, {path: value for path, value in values.items() if path[0] in Config.model_fields})
+        if command.dry_run:
+            return dry_run(config)
+        return launch(config, Path(command.outdir or f"runs/{recipe}"), words)
+    except Refused as error:
+        report.complain(str(error))
+        return USAGE
+
+
+def recipe_table() -> str:
+    lines = []
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        time, height, width = config.system.sizes[-1]
+        kind = f"{config.system.__class__.__module__.rsplit('.', 1)[-1]}, {config.objective}"
+        lines.append(
+            f"{name:30} {f'{time}x{height}x{width}':12} {kind:22} {config.clips:>11,} clips  data: {config.data}"
+        )
+        lines.append(f"  {' '.join((recipe.__doc__ or '').split())}")
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------- config -> records
+
+
+def training_of(config: Config) -> Training:
+    phases = tuple(
+        Phase(
+            level=level,
+            fade_clips=grow.fade,
+            stable_clips=grow.stable,
+            batch=(batch := config.batch or grow.batch),
+            micro_batch=min(config.micro_batch or batch, batch),
+            critic_rate=config.optim.critic_lr * grow.rate,
+            generator_rate=config.optim.generator_lr * grow.rate,
+        )
+        for level, grow in enumerate(config.phases)
+    )
+    return Training(
+        phases,
+        {"video": OBJECTIVES[config.objective]},
+        seed=config.seed,
+        critic_steps=config.critic_steps,
+        penalty_every=config.penalty_every,
+        betas=config.optim.betas,
+        ema_decay=config.optim.ema,
+        reset_moments=config.optim.reset_moments,
+    )
+
+
+def build(config: Config):
+    torch.manual_seed(config.seed)
+    return progressive.build(config.system, config.sliced), training_of(config)
+
+
+def dataset(config: Config) -> MovingShapes:
+    if config.data != "shapes":
+        refuse(f'--data {config.data}: this version trains on "shapes" alone')
+    return MovingShapes(config.system.sizes[-1], config.seed)
+
+
+def launch(config: Config, outdir: Path, argv: list[str]) -> int:
+    batches = dataset(config)
+    try:
+        folder = Folder(outdir)
+    except InUse as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(f"cannot write into {outdir}: {error.strerror}")
+    try:
+        recorded = outdir / "config.yaml"
+        if recorded.exists() and from_yaml(recorded.read_text()).digest() != config.digest():
+            refuse(f"{outdir} is a run of another configuration, see {recorded}; choose another --outdir")
+        write_whole(recorded, config.yaml())
+        write_whole(outdir / "command.txt", shlex.join([PROGRAM, *argv]) + "\n")
+        intervals = Intervals(**config.every.model_dump())
+        facts = {"config": config.digest()}
+        classes = config.system.classes
+        return Run(lambda: build(config), batches, folder, config.clips, intervals, facts, classes).go()
+    finally:
+        folder.close()
+
+
+def dry_run(config: Config) -> int:
+    batches = dataset(config)
+    system, training = build(config)
+    report.show(
+        "\n".join(
+            f"{n:10} {sum(p.numel() for p in m.parameters()):>12,} parameters" for n, m in networks(system).items()
+        )
+    )
+    for phase, size in zip(training.phases, system.sizes, strict=True):
+        alone = replace(training, phases=(replace(phase, fade_clips=0),))
+        state = start(system, alone)
+        one = lambda: step(state, alone, batches, lambda gradients: None)  # noqa: E731, B023
+        began = time.perf_counter()
+        peak = peak_megabytes(one)
+        took = time.perf_counter() - began
+        report.show(f"{'x'.join(map(str, size)):>12}  batch {phase.batch:3}  {peak:8.0f} MB  {took:6.2f} s a step")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,247 @@
+"""Checkpoints: a folder each, committed by one rename, every byte covered by a digest.
+
+A folder holds one safetensors file for each network, for the averaged generator and for the optimizers, and last a
+manifest: format, run, clips seen, everything of the state that is not a tensor, and size and SHA-256 of every file. All
+of it is written beside the target, flushed, synced and read back before the rename; then the parent is synced. What was
+committed is never written again. The newest valid one is found by reading manifests; a damaged one is skipped aloud.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor
+
+from .loop import State, networks
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTIAL = ".partial-"
+FIELDS = ("clips_seen", "clips_drawn", "steps", "events", "structure")  # of State, beside its tensors
+
+
+class CannotSave(RuntimeError):
+    """A checkpoint could not be committed; the ones before are untouched."""
+
+
+class Damaged(RuntimeError):
+    """A folder is no checkpoint that this code wrote: says which file, and how."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    manifest: dict
+
+    @property
+    def clips_seen(self) -> int:
+        return self.manifest["state"]["clips_seen"]
+
+
+# ------------------------------------------------------------------------------------------------------------- state
+
+
+def tensors_of(state: State) -> dict[str, dict[str, Tensor]]:
+    """File name -> name -> tensor."""
+    files = {name: dict(module.state_dict()) for name, module in networks(state.system).items()}
+    files["average"] = dict(state.average.state_dict())
+    moments = {}
+    for name, optimizer in state.optimizers.items():
+        for index, values in optimizer.state_dict()["state"].items():
+            moments |= {f"{name}/{index}/{key}": value for key, value in values.items()}
+    return {f"{name}.safetensors": tensors for name, tensors in {**files, "optimizers": moments}.items()}
+
+
+def put_back(state: State, files: dict[str, dict[str, Tensor]], values: dict) -> None:
+    """The state a checkpoint was made from; keys and shapes must be exactly those."""
+    modules = {**networks(state.system), "average": state.average}
+    for name, module in modules.items():
+        found, wanted = files[f"{name}.safetensors"], module.state_dict()
+        if found.keys() != wanted.keys():
+            differing = ", ".join(sorted(found.keys() ^ wanted.keys())[:5])
+            raise Damaged(f"{name}.safetensors and this configuration differ in {differing}")
+        module.load_state_dict(found, strict=True)
+    for name, optimizer in state.optimizers.items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in files["optimizers.safetensors"].items():
+            owner, index, field = key.rsplit("/", 2)
+            if owner == name:
+                like = parameters[int(index)]
+                if value.shape == like.shape:  # fused steps walk through memory: moments lie as their parameter does
+                    value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+                moments.setdefault(int(index), {})[field] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for field in FIELDS:
+        setattr(state, field, values[field])
+    state.structure = tuple(state.structure)
+
+
+def nonfinite(files: dict[str, dict[str, Tensor]]) -> list[str]:
+    return [
+        f"{file}: {name}"
+        for file, tensors in files.items()
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """A new file with this content, on the disk before it returns."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def as_text(manifest: dict) -> bytes:
+    return json.dumps(manifest, indent=1).encode()
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def save(folder: Path, state: State, facts: dict) -> Checkpoint:
+    """Commits the state as `folder`/<clips seen>; raises CannotSave, with everything older left as it was.
+
+    facts: what else the manifest shall say: run, configuration digest, versions, threads.
+    """
+    files = tensors_of(state)
+    if bad := nonfinite(files):
+        raise CannotSave(f"{len(bad)} tensors are not finite, the first is {bad[0]}")
+    target = folder / f"{state.clips_seen:010d}"
+    partial = folder / f"{PARTIAL}{target.name}"
+    try:
+        folder.mkdir(exist_ok=True)
+        if target.exists() and (there := _set_aside(target, facts["run"])):
+            return there
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        listed = {}
+        for name, tensors in files.items():
+            content = tensor_bytes({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
+            write_durably(partial / name, content)
+            listed[name] = {"size": len(content), "sha256": digest(content)}
+        values = {name: getattr(state, name) for name in FIELDS}
+        manifest = {"format": FORMAT, **facts, "state": values, "files": listed}
+        manifest["digest"] = digest(as_text(manifest))
+        write_durably(partial / MANIFEST, as_text(manifest))
+        sync_folder(partial)
+        found = read(partial)
+        os.rename(partial, target)
+        sync_folder(folder)
+    except (OSError, Damaged) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CannotSave(f"{target}: {error}") from error
+    return Checkpoint(target, found.manifest)
+
+
+def _set_aside(target: Path, run: str) -> Checkpoint | None:
+    """The checkpoint that is there already, if it is this run's; a damaged one is renamed, another run's refused."""
+    try:
+        there = read(target)
+    except Damaged:
+        os.rename(target, target.with_name(f"{target.name}.damaged-{os.getpid()}"))
+        return None
+    if there.manifest.get("run") != run:
+        raise CannotSave(f"{target} belongs to another run")
+    return there
+
+
+def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise Damaged("the manifest names a key twice")
+    return dict(pairs)
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, each file checked against the manifest; raises Damaged."""
+    return Checkpoint(path, dict(_contents(path))[MANIFEST])
+
+
+def _contents(path: Path) -> Iterator[tuple[str, object]]:
+    """The manifest, then the bytes of every file it lists, each checked."""
+    try:
+        text = (path / MANIFEST).read_bytes()
+        manifest = json.loads(text, object_pairs_hook=no_duplicates)
+        if manifest["format"] != FORMAT:
+            raise Damaged(f"{path / MANIFEST}: format {manifest['format']}, this code reads {FORMAT}")
+        unsigned = {key: value for key, value in manifest.items() if key != "digest"}
+        if text != as_text(manifest) or manifest["digest"] != digest(as_text(unsigned)):
+            raise Damaged(f"{path / MANIFEST}: not what was written")
+        listed, values = manifest["files"], manifest["state"]
+        if not path.name.startswith(PARTIAL) and path.name != f"{values['clips_seen']:010d}":
+            raise Damaged(f"{path}: its manifest is that of {values['clips_seen']} clips")
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path / MANIFEST}: {type(error).__name__}: {error}") from error
+    yield MANIFEST, manifest
+    for name, (size, sha256) in expected.items():
+        try:
+            content = (path / name).read_bytes()
+        except OSError as error:
+            raise Damaged(f"{path / name}: {error.strerror}") from error
+        if len(content) != size:
+            raise Damaged(f"{path / name}: {len(content)} bytes, its manifest says {size}")
+        if digest(content) != sha256:
+            raise Damaged(f"{path / name}: its content is not what its manifest says")
+        yield name, content
+
+
+def load(checkpoint: Checkpoint, state: State) -> None:
+    """Puts a checkpoint back; raises Damaged if it is not whole or not of this configuration."""
+    contents = dict(_contents(checkpoint.path))
+    manifest = contents.pop(MANIFEST)
+    files = {name: parse_tensors(content) for name, content in contents.items()}
+    put_back(state, files, manifest["state"])
+
+
+def candidates(folder: Path, run: str, skipped: Callable[[str], None]) -> list[Checkpoint]:
+    """This run's valid checkpoints, the newest first; what is no such thing is told to `skipped`."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.is_dir() or not path.name.isdigit():
+            continue
+        try:
+            checkpoint = read(path)
+        except Damaged as error:
+            skipped(str(error))
+            continue
+        if checkpoint.manifest.get("run") == run:
+            found.append(checkpoint)
+    return sorted(found, key=lambda checkpoint: checkpoint.clips_seen, reverse=True)
+
+
+def prune(folder: Path, run: str, keep: int, kept: set[int]) -> None:
+    """Removes this run's checkpoints but the newest `keep` and those in `kept`, and what killed saves left."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for checkpoint in candidates(folder, run, lambda reason: None)[keep:]:
+        if checkpoint.clips_seen not in kept:
+            going = folder / f"{PARTIAL}{checkpoint.path.name}"
+            os.rename(checkpoint.path, going)
+            shutil.rmtree(going, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""The run folder: one writer at a time, an event log, statistics that join up after a resume, the machine."""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+
+class InUse(RuntimeError):
+    """Another process writes into the folder."""
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replaces a file by one rename, so that a reader finds the old or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(partial, path)
+
+
+def whole_lines(path: Path) -> list[dict]:
+    """The records of a JSON Lines file; a last line that a kill tore is dropped."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+class Folder:
+    """`path` and what the loop writes there: config.yaml, command.txt, env.json, stats.jsonl, events.jsonl, samples/,
+    checkpoints/, report.html."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints, self.samples = path / "checkpoints", path / "samples"
+        for folder in (path, self.checkpoints, self.samples):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process ends
+        except OSError as error:
+            os.close(self._lock)
+            raise InUse(f"another process is training in {path}") from error
+        self._mend(path / "events.jsonl")
+        self._mend(path / "stats.jsonl")
+        self.run, self.segment = self._identify()
+        self._events = os.open(path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def close(self) -> None:
+        os.close(self._events)
+        os.close(self._lock)
+
+    def _mend(self, path: Path) -> None:
+        """Cuts off a line that was being written when a process died."""
+        if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+            write_whole(path, content[: content.rfind(b"\n") + 1])
+
+    def _identify(self) -> tuple[str, int]:
+        """This run's name, drawn once, and the number of this start of it."""
+        path = self.path / "env.json"
+        record = json.loads(path.read_bytes()) if path.exists() else {"run": secrets.token_hex(8), "starts": []}
+        record["starts"].append(environment())
+        write_whole(path, json.dumps(record, indent=1) + "\n")
+        return record["run"], len(record["starts"])
+
+    def event(self, name: str, *, sync: bool = False, **facts: object) -> None:
+        record = {"time": round(time.time(), 3), "segment": self.segment, "event": name, **facts}
+        os.write(self._events, (json.dumps(record) + "\n").encode())
+        if sync:
+            os.fsync(self._events)
+
+    def stats(self, row: dict) -> None:
+        with open(self.path / "stats.jsonl", "ab", buffering=0) as file:
+            file.write((json.dumps({"segment": self.segment, **row}) + "\n").encode())
+
+    def forget_after(self, clips_seen: int) -> None:
+        """Drops statistics of steps that a resume will do again."""
+        path = self.path / "stats.jsonl"
+        rows = whole_lines(path)
+        kept = [row for row in rows if row["clips_seen"] <= clips_seen]
+        if len(kept) < len(rows):
+            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def environment() -> dict:
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
+    }

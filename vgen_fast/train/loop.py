@@ -1,0 +1,227 @@
+"""The training loop: a step is a function of the state and of clips seen, and of nothing else.
+
+Legend: B clips of a batch, on all ranks together; a micro-batch is what one rank passes through the networks at once.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..models.system import Critic, Draw, Stage, System
+from . import ema, seeding
+from .objectives import Objective
+from .schedule import Phase, phase_at, stage_at
+
+# (positions in the endless stream of clips, (T, H, W)) -> video uint8 [B, 3, T, H, W], labels [B] or None
+Batches = Callable[[Tensor, tuple[int, int, int]], tuple[Tensor, Tensor | None]]
+Gate = Callable[[dict[str, float]], tuple[bool, bool]]  # losses -> may the critics, may the generator step
+Total = Callable[[Sequence[Tensor]], None]  # adds tensors up over the ranks, in place
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a step needs to know."""
+
+    phases: tuple[Phase, ...]
+    objectives: dict[str, Objective]  # by critic
+    seed: int = 0
+    critic_steps: int = 1
+    penalty_every: int = 1  # critic steps; its weight grows alike
+    betas: tuple[float, float] = (0.0, 0.99)
+    ema_decay: float = 0.999
+    reset_moments: bool = True  # where a level starts to fade in and where it is stable
+    gate: Gate | None = None
+
+
+@dataclass
+class State:
+    """Everything that changes from step to step."""
+
+    system: System
+    average: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]  # "generator", and the critics by name
+    clips_seen: int = 0
+    clips_drawn: int = 0
+    steps: dict[str, int] = field(default_factory=dict)  # of each optimizer
+    events: dict[str, int] = field(default_factory=dict)  # how often: skipped steps, vetoes
+    structure: tuple[int, bool] = (0, False)  # level, and whether it was fading in, of the last step
+
+
+def networks(system: System) -> dict[str, nn.Module]:
+    return {"generator": system.generator, **{critic.name: critic.module for critic in system.critics}}
+
+
+def start(system: System, training: Training) -> State:
+    adam = lambda module: torch.optim.Adam(module.parameters(), betas=training.betas, fused=True)  # noqa: E731
+    optimizers = {name: adam(module) for name, module in networks(system).items()}
+    return State(system, ema.averaged_copy(system.generator), optimizers, steps=dict.fromkeys(optimizers, 0))
+
+
+@contextmanager
+def only(system: System, trained: nn.Module) -> Iterator[None]:
+    """Gradients for this network and no other."""
+    for module in networks(system).values():
+        module.requires_grad_(module is trained)
+    yield
+
+
+def micro_batches(batch: int, micro: int, group: int, rank: int = 0, ranks: int = 1) -> list[Tensor]:
+    """Rows of the batch for each micro-batch of a rank; those equal modulo B / group, judged together, stay so."""
+    per_rank = batch // ranks
+    parts = ranks * math.ceil(per_rank / micro)
+    columns = torch.arange(batch).view(group, batch // group).chunk(parts, dim=1)
+    mine = columns[rank * len(columns) // ranks : (rank + 1) * len(columns) // ranks]
+    return [column.reshape(-1) for column in mine]
+
+
+@dataclass
+class Step:
+    """One step in the making: what its parts share."""
+
+    state: State
+    training: Training
+    batches: Batches
+    phase: Phase
+    stage: Stage
+    rows: list[Tensor]
+    total: Total
+    like: Tensor  # of the networks' type, on their device
+    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the rank's share of the batch, so far
+    loaded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # a pair for each of `rows`
+
+    @property
+    def system(self) -> System:
+        return self.state.system
+
+    def draw(self, rows: Tensor, *key: object) -> Draw:
+        seed = seeding.derived(self.training.seed, self.state.clips_seen, *key)
+        torch.manual_seed(seed + 1)  # dropout and other noise inside the networks
+        return Draw(seed, self.phase.batch, rows, self.like)
+
+    def load(self) -> None:
+        size = self.system.sizes[self.stage.level]
+        self.loaded = [self.batches(self.state.clips_drawn + rows, size) for rows in self.rows]
+        self.state.clips_drawn += self.phase.batch
+
+    def real(self) -> Iterator[tuple[Tensor, float, Tensor, Tensor | None]]:
+        """Rows, share of the batch, video in [-1, 1] and labels of each micro-batch."""
+        for rows, (video, labels) in zip(self.rows, self.loaded, strict=True):
+            video = video.to(self.like) / 127.5 - 1
+            yield rows, len(rows) / self.phase.batch, video, None if labels is None else labels.to(self.like.device)
+
+    def note(self, name: str, value: Tensor, share: float) -> None:
+        self.losses[name] = self.losses.get(name, 0.0) + share * value.detach()
+
+    def critic(self, critic: Critic, number: int) -> None:
+        """Gradients of one critic for one batch, left in its parameters."""
+        system, stage, objective = self.system, self.stage, self.training.objectives[critic.name]
+        penalised = self.state.steps[critic.name] % self.training.penalty_every == 0
+        for rows, share, video, labels in self.real():
+            draw = self.draw(rows, critic.name, number)
+            with torch.no_grad():
+                inputs = system.draw_inputs(video, labels, draw)
+                fake = system.generator(inputs, stage)
+                seen_fake = critic.view(fake, inputs, stage)
+                seen_real = critic.view(system.real(video, inputs, stage), inputs, stage)
+            scores_real, scores_fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
+            loss = objective.critic(scores_real, scores_fake)
+            self.note(f"{critic.name}/loss", loss, share)
+            self.note(f"{critic.name}/real", scores_real.mean(), share)
+            self.note(f"{critic.name}/fake", scores_fake.mean(), share)
+            self.note("generator/adversarial", critic.weight * objective.generator(scores_fake.detach()), share)
+            (share * loss).backward()
+            if objective.penalty and penalised:
+                penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw)
+                self.note(f"{critic.name}/penalty", penalty, share)
+                (share * self.training.penalty_every * penalty).backward()
+
+    def generator(self) -> None:
+        """Gradients of the generator for one batch."""
+        system, stage = self.system, self.stage
+        for rows, share, video, labels in self.real():
+            draw = self.draw(rows, "generator")
+            inputs = system.draw_inputs(video, labels, draw)
+            fake = system.generator(inputs, stage)
+            loss = self.like.new_zeros(())
+            for critic in system.critics:
+                scores = critic.module(critic.view(fake, inputs, stage), stage)
+                loss = loss + critic.weight * self.training.objectives[critic.name].generator(scores)
+            for term in system.terms:
+                value = term.value(fake, system.real(video, inputs, stage), inputs, stage)
+                self.note(f"generator/{term.name}", value, share)
+                loss = loss + term.weight * value
+            self.note("generator/loss", loss, share)
+            (share * loss).backward()
+
+    def finish(self, name: str, rate: float) -> bool:
+        """Adds up the gradients of all ranks; steps if they are finite, on all ranks or on none."""
+        optimizer = self.state.optimizers[name]
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.total(gradients)
+        finite = bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        if finite:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            self.state.steps[name] += 1
+        else:
+            self.count(f"{name}/nonfinite")
+        optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    def count(self, event: str) -> None:
+        self.state.events[event] = self.state.events.get(event, 0) + 1
+
+    def run(self) -> dict[str, Tensor]:
+        """Critics, then the generator. A gate looks at the losses before anyone steps."""
+        system, training, phase, state = self.system, self.training, self.phase, self.state
+        may_critics = may_generator = True
+        for number in range(training.critic_steps):
+            self.load()
+            for critic in system.critics:
+                with only(system, critic.module):
+                    self.critic(critic, number)
+            if training.gate:
+                may_critics, may_generator = training.gate({name: float(value) for name, value in self.losses.items()})
+            for critic in system.critics:
+                if not may_critics:
+                    self.count(f"{critic.name}/vetoed")
+                    state.optimizers[critic.name].zero_grad(set_to_none=True)
+                    continue
+                constraint = critic.constraint
+                if constraint and constraint.gradients:
+                    constraint.gradients()
+                stepped = self.finish(critic.name, phase.critic_rate)
+                if stepped and constraint and constraint.weights:
+                    constraint.weights(state.steps[critic.name])
+                if (bound := training.objectives[critic.name].clip) is not None:
+                    parameters = [p.data for p in state.optimizers[critic.name].state]  # those that stand
+                    torch._foreach_clamp_max_(parameters, bound)
+                    torch._foreach_clamp_min_(parameters, -bound)
+        if may_generator:
+            with only(system, system.generator):
+                self.generator()
+            if self.finish("generator", phase.generator_rate):
+                ema.update(state.average, system.generator, training.ema_decay, state.steps["generator"])
+        else:
+            self.count("generator/vetoed")
+        state.clips_seen += phase.batch
+        return self.losses
+
+
+def step(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)):
+    """One step of every network; returns its losses and leaves the state one batch on."""
+    phase, _ = phase_at(training.phases, state.clips_seen)
+    stage = stage_at(training.phases, state.clips_seen)
+    structure = (stage.level, stage.fade < 1)
+    if training.reset_moments and structure != state.structure:
+        for optimizer in state.optimizers.values():
+            optimizer.state.clear()
+    state.structure = structure
+    group = min(max(critic.group or 1 for critic in state.system.critics), phase.batch)
+    rows = micro_batches(phase.batch, phase.micro_batch, group, *ranks)
+    like = next(state.system.generator.parameters()).detach()
+    return Step(state, training, batches, phase, stage, rows, total, like).run()

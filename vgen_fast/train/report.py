@@ -1,0 +1,189 @@
+"""What a person sees of a run: the progress line, sample grids, and report.html, which opens from disk."""
+
+import html
+import json
+import resource
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data import transforms, write
+from ..models.system import Draw, Inputs, Stage, System
+from .folder import whole_lines, write_whole
+from .seeding import derived
+
+SAMPLES = 24
+STRIP_FRAMES = 8
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+def memory() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+
+
+class Progress:
+    """One line that is written over on a terminal; elsewhere a plain line a tick."""
+
+    def __init__(self, clips: int, clips_seen: int):
+        self.clips, self.live = clips, sys.stderr.isatty()
+        self.recent: deque[tuple[float, int]] = deque([(time.monotonic(), clips_seen)], maxlen=64)
+        self.shown = 0.0
+
+    def rate(self) -> float:
+        """Clips a second over the last steps."""
+        (t0, c0), (t1, c1) = self.recent[0], self.recent[-1]
+        return (c1 - c0) / max(t1 - t0, 1e-9)
+
+    def line(self, clips_seen: int, size: tuple[int, int, int], stage: Stage, losses: dict[str, float]) -> str:
+        rate = self.rate()
+        left = duration((self.clips - clips_seen) / rate) if rate else "?"
+        fading = f" fading in {stage.fade:.0%}" if stage.fade < 1 else ""
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in losses.items() if name.endswith("loss"))
+        return (
+            f"{clips_seen / self.clips:4.0%}  {left} left  {clips_seen} of {self.clips} clips  {rate:.1f} clips/s  "
+            f"{'x'.join(map(str, size))}{fading}  {figures}  {memory()}"
+        )
+
+    def update(self, clips_seen: int, size: tuple[int, int, int], stage: Stage, losses: dict[str, float], tick: bool):
+        now = time.monotonic()
+        self.recent.append((now, clips_seen))
+        if self.live and now - self.shown > 0.5:
+            text = self.line(clips_seen, size, stage, losses)
+            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+            self.shown = now
+        elif tick and not self.live:
+            print(self.line(clips_seen, size, stage, losses), flush=True)
+
+    def say(self, text: str) -> None:
+        print(("\r\x1b[2K" if self.live else "") + text, flush=True)
+
+
+def show(text: str) -> None:
+    print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    print(f"vgen_fast: {text}", file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ samples
+
+
+def fixed_inputs(system: System, num_classes: int, seed: int) -> Inputs:
+    """The latents and labels of every sample grid of a run."""
+    like = next(system.generator.parameters()).detach()
+    draw = Draw(derived(seed, "samples"), SAMPLES, torch.arange(SAMPLES), like)
+    labels = torch.arange(SAMPLES, device=like.device) % num_classes if num_classes else None
+    return system.draw_inputs(like.new_zeros(SAMPLES, 3, 1, 1, 1), labels, draw)
+
+
+@torch.no_grad()
+def videos(generator: nn.Module, system: System, inputs: Inputs, stage: Stage) -> np.ndarray:
+    """uint8 [N, T, H, W, 3]."""
+    video = system.video(generator(inputs, stage))
+    return transforms.to_frames(transforms.to_bytes(video)).cpu().numpy()
+
+
+def write_grid(folder: Path, name: str, frames: np.ndarray) -> None:
+    """`name`.mp4, all samples side by side, and `name`.png, a film strip of each."""
+    factor = max(1, 64 // frames.shape[3])
+    large = write.enlarge(frames, factor)
+    write.mp4(folder / f"{name}.mp4", write.grid(large, columns=6))
+    chosen = np.linspace(0, frames.shape[1] - 1, min(STRIP_FRAMES, frames.shape[1])).round().astype(int)
+    half = len(large) // 2
+    columns = [write.strip(part[:, chosen]) for part in (large[:half], large[half:]) if len(part)]
+    write.png(folder / f"{name}.png", np.concatenate(columns, axis=1))
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
+h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+.plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+svg {{ background: #fafafa; border: 1px solid #ddd; }} svg text {{ font-size: 11px; fill: #555; }}
+pre {{ background: #fafafa; border: 1px solid #ddd; padding: 1rem; overflow: auto; font-size: 13px; }}
+video, img {{ max-width: 100%; image-rendering: pixelated; }} input[type=range] {{ width: 100%; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: .15rem .8rem .15rem 0; text-align: left; }}
+@media (prefers-color-scheme: dark) {{
+body {{ background: #181818; color: #ddd; }} svg, pre {{ background: #222; border-color: #444; }}
+}}
+</style>
+<h1>{title}</h1><p>{summary}</p>
+<h2>Samples</h2>
+<input type="range" id="when" min="0" max="{last}" value="{last}" aria-label="which grid">
+<p id="label"></p><video id="grid" autoplay loop muted playsinline controls></video>
+<h2>Real clips</h2><video src="samples/reals.mp4" autoplay loop muted playsinline controls></video>
+<h2>Curves</h2><div class="plots">{plots}</div>
+<h2>Events</h2>{events}
+<h2>Configuration</h2><pre>{config}</pre>
+<script>
+const grids = {grids}, when = document.getElementById("when"), grid = document.getElementById("grid");
+function show() {{
+  const name = grids[when.value];
+  document.getElementById("label").textContent = name ? Number(name.slice(6)) + " clips" : "none yet";
+  if (name) grid.src = "samples/" + name + ".mp4";
+}}
+when.addEventListener("input", show); show();
+</script></html>
+"""
+
+
+def curve(name: str, points: list[tuple[float, float]], width: int = 330, height: int = 170) -> str:
+    """One curve over clips seen as inline SVG."""
+    points = [(x, y) for x, y in points if np.isfinite(y)]
+    if not points:
+        return ""
+    left, top, bottom = 52, 22, 18
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    span, end = (high - low) or 1.0, max(x for x, _ in points) or 1
+    place = lambda x, y: (  # noqa: E731
+        left + x / end * (width - left - 8),
+        top + (high - y) / span * (height - top - bottom),
+    )
+    path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(x, y) for x, y in points))
+    return (
+        f'<svg width="{width}" height="{height}" role="img"><title>{html.escape(name)}</title>'
+        f'<text x="8" y="14">{html.escape(name)}</text>'
+        f'<text x="4" y="{top + 8}">{high:.3g}</text><text x="4" y="{height - bottom}">{low:.3g}</text>'
+        f'<text x="{width - 8}" y="{height - 4}" text-anchor="end">{end:g} clips</text>'
+        f'<polyline points="{path}" fill="none" stroke="#c3423f" stroke-width="1.5"/></svg>'
+    )
+
+
+def write_page(folder: Path) -> None:
+    """report.html, from the files of the run folder alone."""
+    rows, events = whole_lines(folder / "stats.jsonl"), whole_lines(folder / "events.jsonl")
+    names = list(dict.fromkeys(name for row in rows for name in row.get("losses", {})))
+    plots = [curve(name, [(row["clips_seen"], row["losses"].get(name, np.nan)) for row in rows]) for name in names]
+    plots.append(curve("clips/s", [(row["clips_seen"], row["clips_per_second"]) for row in rows]))
+    grids = sorted(path.stem for path in (folder / "samples").glob("fakes-*.mp4"))
+    counts: dict[str, int] = {}
+    for event in events:
+        counts[event["event"]] = counts.get(event["event"], 0) + 1
+    table = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in counts.items())
+    config = (folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else ""
+    seen = rows[-1]["clips_seen"] if rows else 0
+    page = PAGE.format(
+        title=html.escape(folder.resolve().name),
+        summary=f"{seen} clips seen in {len({e['segment'] for e in events}) or 1} start(s)",
+        last=max(len(grids) - 1, 0),
+        plots="".join(plots),
+        events=f"<table>{table}</table>",
+        config=html.escape(config),
+        grids=json.dumps(grids),
+    )
+    write_whole(folder / "report.html", page)

@@ -1,0 +1,214 @@
+"""A run from its folder: continue where the newest checkpoint is, step, report, save, and end with the right code."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..data import transforms
+from . import checkpoint, report
+from .folder import Folder
+from .loop import Batches, State, Training, start, step
+from .schedule import due, stage_at
+
+DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE = 0, 17, 66, 74  # exit codes; a signal's is 128 + its number
+IN_A_ROW = 10  # bad steps before a rollback
+ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """In clips; 0 is never."""
+
+    tick: int
+    samples: int
+    checkpoint: int
+    keep: int
+
+
+class Signals:
+    """Remembers the first SIGTERM, SIGINT or SIGUSR1; the loop asks between steps."""
+
+    def __init__(self):
+        self.number = 0
+
+    def __enter__(self) -> "Signals":
+        self.before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.number = self.number or number
+
+
+class Run:
+    """One start of a run."""
+
+    def __init__(
+        self,
+        build: Callable[[], tuple],  # a fresh (System, Training), the same every time
+        batches: Batches,
+        folder: Folder,
+        clips: int,
+        intervals: Intervals,
+        facts: dict,
+        num_classes: int,
+    ):
+        self.build, self.batches, self.folder, self.clips = build, batches, folder, clips
+        self.intervals, self.num_classes = intervals, num_classes
+        self.facts = {**facts, "run": folder.run, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        self.best: set[int] = set()
+        self.bad, self.rollbacks = 0, []
+        self.state: State
+        self.training: Training
+
+    # ---------------------------------------------------------------------------------------------------- checkpoints
+
+    def restore(self) -> bool:
+        """The newest valid checkpoint, or a fresh state; False if there are only damaged ones."""
+        self.fresh()
+        damaged: list[str] = []
+        for found in checkpoint.candidates(self.folder.checkpoints, self.folder.run, damaged.append):
+            try:
+                checkpoint.load(found, self.state)
+            except checkpoint.Damaged as error:
+                damaged.append(str(error))
+                self.fresh()
+                continue
+            self.complain_of(damaged)
+            if found.manifest["threads"] != torch.get_num_threads():
+                report.complain(
+                    f"the checkpoint was made with {found.manifest['threads']} threads, this run has "
+                    f"{torch.get_num_threads()}: it goes on, but not with the same bits"
+                )
+            self.folder.forget_after(self.state.clips_seen)
+            self.folder.event("resume", clips_seen=self.state.clips_seen)
+            return True
+        self.complain_of(damaged)
+        return not damaged
+
+    def fresh(self) -> None:
+        system, self.training = self.build()
+        self.state = start(system, self.training)
+
+    def complain_of(self, damaged: list[str]) -> None:
+        for reason in damaged:
+            self.folder.event("checkpoint_skipped", reason=reason)
+            report.complain(f"skipped a damaged checkpoint: {reason}")
+
+    def save(self) -> None:
+        self.folder.event("checkpoint_begin", clips_seen=self.state.clips_seen)
+        try:
+            checkpoint.save(self.folder.checkpoints, self.state, self.facts)
+        except checkpoint.CannotSave as error:
+            self.folder.event("checkpoint_failed", reason=str(error))
+            raise
+        self.folder.event("checkpoint_committed", clips_seen=self.state.clips_seen, sync=True)
+        checkpoint.prune(self.folder.checkpoints, self.folder.run, self.intervals.keep, self.best)
+
+    # -------------------------------------------------------------------------------------------------------- reports
+
+    def samples(self) -> None:
+        state = self.state
+        stage = stage_at(self.training.phases, max(state.clips_seen - 1, 0))
+        inputs = report.fixed_inputs(state.system, self.num_classes, self.training.seed)
+        frames = report.videos(state.average, state.system, inputs, stage)
+        report.write_grid(self.folder.samples, f"fakes-{state.clips_seen:09d}", frames)
+        report.write_page(self.folder.path)
+
+    def reals(self) -> None:
+        size = self.state.system.sizes[-1]
+        video, _ = self.batches(torch.arange(report.SAMPLES), size)
+        report.write_grid(self.folder.samples, "reals", transforms.to_frames(video).numpy())
+
+    # ----------------------------------------------------------------------------------------------------------- steps
+
+    def go(self) -> int:
+        """Trains to the end, a signal or a fault; the exit code."""
+        if not self.restore():
+            report.complain(f"{self.folder.checkpoints} holds checkpoints, but none that is whole")
+            return self.end(NOTHING_VALID)
+        if self.state.clips_seen >= self.clips:
+            report.Progress(self.clips, self.clips).say(
+                f"complete: {self.state.clips_seen} clips seen in {self.folder.path}; --clips asks for more"
+            )
+            return self.end(DONE)
+        try:
+            with Signals() as signals:
+                code = self.steps(signals)
+                if code != NUMERICAL:
+                    self.save()
+                    self.samples()
+        except checkpoint.CannotSave as error:
+            report.complain(f"cannot save a checkpoint: {error}")
+            code = CANNOT_SAVE
+        return self.end(code)
+
+    def end(self, code: int) -> int:
+        self.folder.event("exit", code=code)
+        report.write_page(self.folder.path)
+        return code
+
+    def steps(self, signals: Signals) -> int:
+        state = self.state
+        progress = report.Progress(self.clips, state.clips_seen)
+        if state.clips_seen == 0:
+            self.reals()
+            self.samples()
+        ticked, since, sums, count = time.monotonic(), state.clips_seen, {}, 0
+        while state.clips_seen < self.clips:
+            if signals.number:
+                self.folder.event("signal", number=signals.number)
+                return 128 + signals.number
+            before, stage = state.clips_seen, stage_at(self.training.phases, state.clips_seen)
+            skipped = dict(state.events)
+            losses = step(state, self.training, self.batches, lambda gradients: None)
+            if state.events != skipped and self.numerical_fault(skipped):
+                if len(self.rollbacks) >= ROLLBACKS:
+                    return NUMERICAL
+                self.roll_back()
+                state = self.state
+                continue
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            count += 1
+            tick = due(self.intervals.tick, before, state.clips_seen)
+            if tick or progress.live:
+                means = {name: float(value) / count for name, value in sums.items()}
+                progress.update(state.clips_seen, state.system.sizes[stage.level], stage, means, tick)
+            if tick:
+                now = time.monotonic()
+                speed = (state.clips_seen - since) / (now - ticked)
+                self.folder.stats({
+                    "clips_seen": state.clips_seen, "level": stage.level, "fade": stage.fade, "losses": means,
+                    "hex": {name: value.hex() for name, value in means.items()}, "clips_per_second": round(speed, 3),
+                    "events": dict(state.events),
+                })  # fmt: skip
+                ticked, since, sums, count = now, state.clips_seen, {}, 0
+            if due(self.intervals.samples, before, state.clips_seen) and state.clips_seen < self.clips:
+                self.samples()
+            if due(self.intervals.checkpoint, before, state.clips_seen) and state.clips_seen < self.clips:
+                self.save()
+        return DONE
+
+    def numerical_fault(self, before: dict[str, int]) -> bool:
+        """Logs the skipped steps of this round; whether there were too many in a row."""
+        faults = [n for n in self.state.events if n.endswith("/nonfinite") and self.state.events[n] != before.get(n, 0)]
+        self.bad = self.bad + 1 if faults else 0
+        for name in faults:
+            self.folder.event("nonfinite", site=name.removesuffix("/nonfinite"), clips_seen=self.state.clips_seen)
+        return self.bad >= IN_A_ROW
+
+    def roll_back(self) -> None:
+        reached = self.state.clips_seen
+        self.restore()
+        batch = self.training.phases[-1].batch
+        self.rollbacks = [clips for clips in self.rollbacks if clips > reached - WITHIN * batch] + [reached]
+        self.state.clips_drawn += reached  # other data than those that led here
+        self.folder.event("rollback", clips_seen=self.state.clips_seen, reached=reached)
+        self.bad = 0

@@ -1,0 +1,46 @@
+"""Growing and rates as pure functions of clips seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..models.system import Stage
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A level of growth, in clips: blended in, then kept stable. The last one lasts as long as the run."""
+
+    level: int
+    fade_clips: int
+    stable_clips: int
+    batch: int
+    micro_batch: int
+    critic_rate: float
+    generator_rate: float
+
+    @property
+    def clips(self) -> int:
+        return self.fade_clips + self.stable_clips
+
+
+def phase_at(phases: Sequence[Phase], clips_seen: int) -> tuple[Phase, int]:
+    """The phase of the step that starts there, and the clips seen when it began."""
+    begin = 0
+    for phase in phases[:-1]:
+        if clips_seen < begin + phase.clips:
+            return phase, begin
+        begin += phase.clips
+    return phases[-1], begin
+
+
+def stage_at(phases: Sequence[Phase], clips_seen: int) -> Stage:
+    """The share of a new level grows from 1 / steps to 1, linearly in the clips seen at the end of each step."""
+    phase, begin = phase_at(phases, clips_seen)
+    if phase.level == 0 or phase.fade_clips == 0:
+        return Stage(phase.level)
+    return Stage(phase.level, min((clips_seen - begin + phase.batch) / phase.fade_clips, 1.0))
+
+
+def due(every: int, before: int, after: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; 0 is never."""
+    return every > 0 and after // every > before // every
