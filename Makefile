@@ -4,7 +4,7 @@ BIN := .venv/bin
 BUILD := setuptools pybind11 ninja
 PIP := $(BIN)/pip install --disable-pip-version-check -q
 
-.PHONY: venv test lint bench cuda-check sanitize clean
+.PHONY: venv demo test lint bench cuda-check sanitize clean
 
 venv: .venv/ready
 
@@ -15,6 +15,10 @@ venv: .venv/ready
 	$(PIP) -c constraints.txt $(BUILD)
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lint]"
 	touch $@
+
+# Trains the built-in recipe in runs/shapes; again, it says that it is complete, and CLIPS=40000 goes on.
+demo: venv
+	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
 # Rebuilds what changed in csrc.
 test: venv

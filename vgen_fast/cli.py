@@ -21,8 +21,24 @@ def _train(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _sample(verb: str) -> Callable[[list[str]], int]:
+    def run(arguments: list[str]) -> int:
+        from . import sample
+        from .options import Refused
+
+        try:
+            return getattr(sample, verb)(arguments)
+        except Refused as error:
+            print(f"vgen_fast: {error}", file=sys.stderr)
+            return 2
+
+    return run
+
+
 VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
+    "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _sample("generate")),
+    "interpolate": ("videos along straight lines between latents", _sample("interpolate")),
     "doctor": ("what works here and why the rest does not: ops x implementations, versions, known-bad stacks", _doctor),
 }
 EXAMPLES = """examples:
@@ -35,7 +51,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; its exit code, 2 for a command that does not exist."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    verbs = "\n".join(f"  {name:<10}{text}" for name, (text, _) in VERBS.items())
+    verbs = "\n".join(f"  {name:<12}{text}" for name, (text, _) in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m vgen_fast",
         usage="python -m vgen_fast <verb>",

@@ -8,6 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .models import progressive
+from .models.system import Stage
+from .train.schedule import Phase, stage_at
 
 
 class Settings(BaseModel):
@@ -54,7 +56,9 @@ class Config(Settings):
     """The recipe this configuration started from."""
     system: progressive.Config
     """The networks."""
-    objective: Literal["wgan_gp", "swgan", "swgan_thesis", "vanilla", "lsgan", "hinge", "wgan_clip"] = "wgan_gp"
+    objective: Literal["wgan_gp", "swgan", "swgan_thesis", "vanilla", "vanilla_r1", "lsgan", "hinge", "wgan_clip"] = (
+        "wgan_gp"
+    )
     """The adversarial loss; swgan is the sliced-Wasserstein loss as released, swgan_thesis as printed."""
     data: str = "shapes"
     """Where clips come from: "shapes" are made on the fly."""
@@ -79,6 +83,23 @@ class Config(Settings):
     def sliced(self) -> bool:
         """Whether the objective wants a critic that ends in the sliced head."""
         return self.objective.startswith("swgan")
+
+    def schedule(self) -> tuple[Phase, ...]:
+        return tuple(
+            Phase(
+                level=level,
+                fade_clips=grow.fade,
+                stable_clips=grow.stable,
+                batch=(batch := self.batch or grow.batch),
+                micro_batch=min(self.micro_batch or batch, batch),
+                critic_rate=self.optim.critic_lr * grow.rate,
+                generator_rate=self.optim.generator_lr * grow.rate,
+            )
+            for level, grow in enumerate(self.phases)
+        )
+
+    def stage(self, clips_seen: int) -> Stage:
+        return stage_at(self.schedule(), clips_seen)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -30,9 +30,9 @@ def small():
     return progressive.build(Config(rows=SMALL, latents=6, features=8))
 
 
-def inputs_for(system, count=4, classes=0):
+def inputs_for(system, count=4, classes=()):
     video = torch.zeros(count, 3, 4, 4, 4)
-    labels = torch.arange(count) % classes if classes else None
+    labels = torch.stack([torch.arange(count) % number for number in classes], dim=1) if classes else None
     return system.draw_inputs(video, labels, Draw(1, count, torch.arange(count), video))
 
 
@@ -86,7 +86,7 @@ def test_sizes_of_the_levels_are_those_of_the_schedule(schedule, sizes):
 
 
 @pytest.mark.parametrize("sliced", [False, True])
-@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("classes", [(), (3,), (2, 3)])
 def test_critic_scores_what_the_generator_makes_at_every_level_and_fade(sliced, classes):
     system = progressive.build(Config(rows=SMALL, latents=6, features=8, classes=classes), sliced)
     inputs = inputs_for(system, 8, classes)
@@ -144,9 +144,9 @@ def test_latents_count_by_direction_alone(small):
 
 
 def test_labels_change_the_video_and_its_score():
-    system = progressive.build(Config(rows=SMALL, latents=6, features=8, classes=3))
+    system = progressive.build(Config(rows=SMALL, latents=6, features=8, classes=(3,)))
     latents, video = torch.randn(4, 6), torch.randn(4, 3, 4, 4, 4)
-    one, other = (torch.full((4,), label) for label in (0, 2))
+    one, other = (torch.full((4, 1), label) for label in (0, 2))
     with torch.no_grad():
         made = [system.generator(Inputs(latents, labels), Stage(0)) for labels in (one, other)]
         scored = [system.critics[0].module((video, labels), Stage(0)) for labels in (one, other)]

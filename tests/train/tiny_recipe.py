@@ -15,7 +15,7 @@ def tiny() -> Config:
     rows = (Row(8, 4, 4), Row(8, 2, 2), Row(4, 1, 2))
     return Config(
         recipe="tiny",
-        system=System(rows=rows, latents=8, features=8, classes=24),
+        system=System(rows=rows, latents=8, features=8, classes=(8, 3, 4)),
         clips=160,
         phases=(Grow(0, 32, 8), Grow(36, 12, 8), Grow(16, 16, 8)),  # a fade that ends inside a step
         optim=Optim(generator_lr=1e-2, critic_lr=1e-2),

@@ -1,4 +1,4 @@
-"""Moving shapes, made from a seed: eight motions of plain and striped shapes, with a label each. Nothing is read.
+"""Moving shapes, made from a seed: eight motions of three shapes in four colours, all three labelled. Nothing is read.
 
 Legend: T frames, H x W pixels; lengths are in units of the frame's side, from -0.5 to 0.5.
 """
@@ -13,17 +13,15 @@ from . import transforms
 
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "grow", "shrink")
 SHAPES = ("disc", "square", "triangle")
-COLOURS = np.array(  # bright, far from each other, sRGB
-    [(255, 70, 70), (80, 220, 90), (90, 130, 255), (255, 215, 60), (240, 110, 240), (80, 225, 225)], dtype=np.float32
-)
-BACKGROUND = np.array((14, 14, 22), dtype=np.float32)
-CLASSES = tuple(f"{shape} {motion}" for motion in MOTIONS for shape in SHAPES)
+COLOURS = {"red": (255, 70, 60), "green": (70, 215, 90), "blue": (80, 125, 255), "yellow": (255, 215, 60)}
+BACKGROUND = np.array((10, 10, 16), dtype=np.float32)
+LABELS = {"motion": MOTIONS, "shape": SHAPES, "colour": tuple(COLOURS)}
 
 
 class MovingShapes:
     """An endless list of labelled clips; clip i is a function of (seed, i) alone."""
 
-    names = CLASSES
+    labels = LABELS  # what each label can be
 
     def __init__(self, size: tuple[int, int, int] = (8, 32, 32), seed: int = 0):
         self.size, self.seed = size, seed
@@ -32,19 +30,20 @@ class MovingShapes:
         x = (np.arange(width, dtype=np.float32) + 0.5) / width - 0.5
         self.y, self.x = y[None, :, None], x[None, None, :]
 
-    def clip(self, index: int) -> tuple[np.ndarray, int]:
-        """Frames uint8 [T, H, W, 3] and the label, an index of `names`."""
+    def clip(self, index: int) -> tuple[np.ndarray, list[int]]:
+        """Frames uint8 [T, H, W, 3] and an index into the values of each label."""
         rng = np.random.default_rng((self.seed, index))
-        motion, shape = MOTIONS[rng.integers(len(MOTIONS))], SHAPES[rng.integers(len(SHAPES))]
-        colour = COLOURS[rng.integers(len(COLOURS))]
+        chosen = [int(rng.integers(len(values))) for values in LABELS.values()]
+        motion, shape, name = (values[i] for values, i in zip(LABELS.values(), chosen, strict=True))
+        colour = np.array(COLOURS[name], dtype=np.float32)
         cx, cy, radius = (np.asarray(v, dtype=np.float32)[:, None, None] for v in path(motion, self.size[0], rng))
         distance = outline(shape, self.x - cx, self.y - cy, radius)
         covered = np.clip(0.5 - distance * self.size[1], 0, 1)[..., None]  # one pixel of soft edge
         frames = BACKGROUND + covered * (colour - BACKGROUND)
-        return (frames + 0.5).astype(np.uint8), CLASSES.index(f"{shape} {motion}")
+        return (frames + 0.5).astype(np.uint8), chosen
 
     def __call__(self, positions: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """A batch for the training loop: video uint8 [B, 3, T, H, W] of that size, labels [B]."""
+        """A batch for the training loop: video uint8 [B, 3, T, H, W] of that size, labels [B, A]."""
         clips, labels = zip(*(self.clip(int(i)) for i in positions), strict=True)
         video = transforms.to_video(torch.from_numpy(np.stack(clips))).contiguous()
         return transforms.shrink(video, size), torch.tensor(labels)

@@ -2,10 +2,11 @@
 
 Deviations: the critic pools before the activation (the fused form), not after it; toRGB is linear, row 22 of A.2 is
 not; the dense layer's bias has one entry a channel, and its gain is the 2D one, sqrt(2) / 4 (pixel norm hides it);
-reals fade by the level's own factor. A label, where there is one, joins the latents and the 4x4x4 maps before the last
-convolution, as one-hot channels (eq. 2.8).
+reals fade by the level's own factor. Labels, where there are any (eq. 2.8), join the latents one-hot, and weigh the
+features of the critic's encoder: for the linear head that is a projection of the features on an embedding.
 
-Legend: B clips, C channels, T frames, Z latent numbers, K outputs of the critic's encoder, N classes, l level.
+Legend: B clips, C channels, T frames, Z latent numbers, K outputs of the critic's encoder, A labels a clip, N values of
+all labels together, l level.
 """
 
 import math
@@ -54,7 +55,7 @@ class Config:
     rows: tuple[Row, ...] = SCHEDULES["thesis_256"]
     latents: int = 128
     features: int = 128  # K
-    classes: int = 0  # N; 0 is unconditional
+    classes: tuple[int, ...] = ()  # values of each label: (101,) for UCF-101; none is unconditional
     group: int = 4  # of minibatch stddev
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -69,9 +70,10 @@ class Config:
         return tuple(found)
 
 
-def one_hot(labels: Tensor | None, classes: int, like: Tensor) -> list[Tensor]:
-    """[B] -> [[B, N]], or nothing where there are no classes."""
-    return [F.one_hot(labels, classes).to(like.dtype)] if classes else []
+def one_hot(labels: Tensor | None, classes: tuple[int, ...], like: Tensor) -> Tensor:
+    """[B, A] -> [B, N], each label one of its values, of unit mean square; [B, 0] where there are no labels."""
+    parts = [F.one_hot(labels[:, i], n).to(like.dtype) * math.sqrt(n) for i, n in enumerate(classes)]
+    return torch.cat([like.new_empty(len(like), 0), *parts], dim=1)
 
 
 class Generator(nn.Module):
@@ -83,7 +85,7 @@ class Generator(nn.Module):
         first, size = cfg.rows[0], cfg.sizes[0]
         volume = math.prod(size)
         self.dense = EqualizedLinear(
-            cfg.latents + cfg.classes, first.channels * volume, gain=math.sqrt(2) / 4, bias_repeat=volume
+            cfg.latents + sum(cfg.classes), first.channels * volume, gain=math.sqrt(2) / 4, bias_repeat=volume
         )
         self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, pixel_norm=True))])
         for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
@@ -97,7 +99,7 @@ class Generator(nn.Module):
 
     def forward(self, inputs: Inputs, stage: Stage) -> Tensor:
         z = ops.pixel_norm(inputs.latents[:, :, None, None, None])[..., 0, 0, 0]  # [B, Z]
-        z = torch.cat([z, *one_hot(inputs.condition, self.cfg.classes, z)], dim=1)  # [B, Z + N]
+        z = torch.cat([z, one_hot(inputs.condition, self.cfg.classes, z)], dim=1)  # [B, Z + N]
         x = self.dense(z).unflatten(1, (-1, *self.cfg.sizes[0]))  # [B, C, T, 4, 4]
         x = ops.pixel_norm(x, slope=SLOPE)
         below = x
@@ -147,7 +149,7 @@ class VideoCritic(nn.Module):
         self.cfg = cfg
         first, volume = cfg.rows[0], math.prod(cfg.sizes[0])
         self.rgb = nn.ModuleList(EqualizedConv3d(3, row.channels, 1) for row in cfg.rows)
-        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + 1 + cfg.classes, first.channels))])
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + 1, first.channels))])
         for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
             self.blocks.append(
                 Segment(
@@ -156,6 +158,7 @@ class VideoCritic(nn.Module):
                 )
             )
         self.dense = EqualizedLinear(first.channels * volume, cfg.features)
+        self.embed = EqualizedLinear(sum(cfg.classes), cfg.features, gain=1.0) if cfg.classes else None
         self.head = SlicedHead(cfg.features) if sliced else EqualizedLinear(cfg.features, 1, gain=1.0)
 
     def encode(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
@@ -168,9 +171,8 @@ class VideoCritic(nn.Module):
                 old = self.rgb[level - 1](video, down=self.cfg.rows[level].factor)
                 x = torch.lerp(old, x, stage.fade)
         x = ops.minibatch_stddev(x, group_size=min(self.cfg.group, len(x)))  # [B, C + 1, T, 4, 4]
-        maps = (t[..., None, None, None].expand(*t.shape, *x.shape[2:]) for t in one_hot(labels, self.cfg.classes, x))
-        x = self.blocks[0](torch.cat([x, *maps], dim=1))
-        return F.leaky_relu(self.dense(x.flatten(1)), SLOPE)
+        y = F.leaky_relu(self.dense(self.blocks[0](x).flatten(1)), SLOPE)
+        return y if self.embed is None else y * (1 + self.embed(one_hot(labels, self.cfg.classes, y)))
 
     def forward(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
         return self.head(self.encode(seen, stage)).flatten()  # [B]

@@ -42,7 +42,7 @@ class Inputs:
     """
 
     latents: Tensor  # [B, ...]
-    condition: Tensor | None = None  # labels [B], frames or codes
+    condition: Tensor | None = None  # labels [B, A], frames or codes
     draws: Tensor | None = None  # [B, R], uniform in [0, 1): what views pick and crop by
 
 

@@ -14,7 +14,12 @@ EVERY = Every(tick=10_000, samples=50_000, checkpoint=100_000)
 def released(recipe: str, schedule: str, data: str) -> Config:
     rows = SCHEDULES[schedule]
     phases = tuple(
-        Grow(fade=0 if level == 0 else 600_000, stable=600_000, batch=batch, rate=1.5 if level == 5 else 1.0)
+        Grow(
+            fade=600_000 if level else 0,
+            stable=600_000 if level else 1_200_000,
+            batch=batch,
+            rate=1.5 if level == 5 else 1.0,
+        )
         for level, batch in enumerate(BATCHES[: len(rows)])
     )
     system = System(rows=rows)

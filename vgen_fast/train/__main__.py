@@ -1,11 +1,14 @@
 """`python -m vgen_fast.train [recipe] [options]`: everything between the command line and train/run.py."""
 
+import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge pages, or faults take half the time
 
 import torch
 
@@ -20,7 +23,6 @@ from .loop import Training, networks, start, step
 from .memory import peak_megabytes
 from .objectives import OBJECTIVES
 from .run import Intervals, Run
-from .schedule import Phase
 
 USAGE, BUILT_IN = 2, "shapes"
 PROGRAM = "python -m vgen_fast.train"
@@ -82,20 +84,8 @@ def recipe_table() -> str:
 
 
 def training_of(config: Config) -> Training:
-    phases = tuple(
-        Phase(
-            level=level,
-            fade_clips=grow.fade,
-            stable_clips=grow.stable,
-            batch=(batch := config.batch or grow.batch),
-            micro_batch=min(config.micro_batch or batch, batch),
-            critic_rate=config.optim.critic_lr * grow.rate,
-            generator_rate=config.optim.generator_lr * grow.rate,
-        )
-        for level, grow in enumerate(config.phases)
-    )
     return Training(
-        phases,
+        config.schedule(),
         {"video": OBJECTIVES[config.objective]},
         seed=config.seed,
         critic_steps=config.critic_steps,

@@ -220,6 +220,11 @@ def load(checkpoint: Checkpoint, state: State) -> None:
     put_back(state, files, manifest["state"])
 
 
+def tensors(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    """One file of a checkpoint."""
+    return parse_tensors(dict(_contents(checkpoint.path))[name])
+
+
 def candidates(folder: Path, run: str, skipped: Callable[[str], None]) -> list[Checkpoint]:
     """This run's valid checkpoints, the newest first; what is no such thing is told to `skipped`."""
     found = []

@@ -93,6 +93,11 @@ class Folder:
             write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
+def run_name(path: Path) -> str:
+    """The name drawn for the run in a folder."""
+    return json.loads((path / "env.json").read_bytes())["run"]
+
+
 def environment() -> dict:
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

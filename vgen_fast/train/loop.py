@@ -16,7 +16,7 @@ from . import ema, seeding
 from .objectives import Objective
 from .schedule import Phase, phase_at, stage_at
 
-# (positions in the endless stream of clips, (T, H, W)) -> video uint8 [B, 3, T, H, W], labels [B] or None
+# (positions in the endless stream of clips, (T, H, W)) -> video uint8 [B, 3, T, H, W], labels [B, A] or None
 Batches = Callable[[Tensor, tuple[int, int, int]], tuple[Tensor, Tensor | None]]
 Gate = Callable[[dict[str, float]], tuple[bool, bool]]  # losses -> may the critics, may the generator step
 Total = Callable[[Sequence[Tensor]], None]  # adds tensors up over the ranks, in place

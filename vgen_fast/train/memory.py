@@ -1,10 +1,14 @@
-"""How much memory a call takes at its height."""
+"""How much memory a call takes at its height, and giving some of it for time."""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from ..layers.segment import Segment
+from ..models.system import System
+from .loop import networks
 
 
 def peak_megabytes(run: Callable[[], object]) -> float:
@@ -25,3 +29,11 @@ def peak_megabytes(run: Callable[[], object]) -> float:
     before = status("VmRSS")
     run()
     return max(status("VmHWM") - before, 0) / 1024
+
+
+def recompute(system: System, on: bool) -> None:
+    """Whether the blocks of every network keep their activations between the passes or make them again."""
+    for module in networks(system).values():
+        for part in module.modules():
+            if isinstance(part, Segment):
+                part.recompute = on

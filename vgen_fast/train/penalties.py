@@ -43,7 +43,8 @@ def squared_slopes(value: Tensor, seen: Seen) -> Tensor:
     """Per sample, the squared gradient of the summed value by all that is seen; with a graph."""
     with ops.no_weight_gradients():
         gradients = torch.autograd.grad(value.sum(), floating(seen), create_graph=True)
-    return torch.stack([g.float().square().flatten(1).sum(1) for g in gradients]).sum(0)  # [B]
+    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    return torch.stack([g.square().flatten(1).sum(1) for g in wide]).sum(0)  # [B]
 
 
 def norm(squares: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import resource
 import sys
 import time
@@ -81,11 +82,13 @@ def complain(text: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
-def fixed_inputs(system: System, num_classes: int, seed: int) -> Inputs:
-    """The latents and labels of every sample grid of a run."""
+def fixed_inputs(system: System, classes: tuple[int, ...], seed: int) -> Inputs:
+    """The latents and labels of every sample grid of a run; labels count through their values, the first fastest."""
     like = next(system.generator.parameters()).detach()
     draw = Draw(derived(seed, "samples"), SAMPLES, torch.arange(SAMPLES), like)
-    labels = torch.arange(SAMPLES, device=like.device) % num_classes if num_classes else None
+    count = torch.arange(SAMPLES, device=like.device)
+    columns = [count // math.prod(classes[:i]) % number for i, number in enumerate(classes)]
+    labels = torch.stack(columns, dim=1) if columns else None
     return system.draw_inputs(like.new_zeros(SAMPLES, 3, 1, 1, 1), labels, draw)
 
 

@@ -57,10 +57,10 @@ class Run:
         clips: int,
         intervals: Intervals,
         facts: dict,
-        num_classes: int,
+        classes: tuple[int, ...],
     ):
         self.build, self.batches, self.folder, self.clips = build, batches, folder, clips
-        self.intervals, self.num_classes = intervals, num_classes
+        self.intervals, self.classes = intervals, classes
         self.facts = {**facts, "run": folder.run, "torch": torch.__version__, "threads": torch.get_num_threads()}
         self.best: set[int] = set()
         self.bad, self.rollbacks = 0, []
@@ -116,7 +116,7 @@ class Run:
     def samples(self) -> None:
         state = self.state
         stage = stage_at(self.training.phases, max(state.clips_seen - 1, 0))
-        inputs = report.fixed_inputs(state.system, self.num_classes, self.training.seed)
+        inputs = report.fixed_inputs(state.system, self.classes, self.training.seed)
         frames = report.videos(state.average, state.system, inputs, stage)
         report.write_grid(self.folder.samples, f"fakes-{state.clips_seen:09d}", frames)
         report.write_page(self.folder.path)

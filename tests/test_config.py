@@ -1,0 +1,58 @@
+"""Recipes, their record in YAML, and rules that cross fields."""
+
+import pytest
+from pydantic import ValidationError
+
+from vgen_fast.config import from_yaml
+from vgen_fast.options import Refused, changed
+from vgen_fast.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_recipe_survives_its_record(name):
+    config = RECIPES[name]()
+    assert config.recipe == name
+    again = from_yaml(config.yaml())
+    assert again == config
+    assert again.digest() == config.digest()
+    assert RECIPES[name].__doc__
+
+
+def test_the_released_schedule_has_600_thousand_clips_a_phase_and_the_published_batches():
+    config = RECIPES["progressive-trailerfaces-256"]()
+    assert [phase.batch for phase in config.schedule()] == [32, 32, 16, 16, 8, 8, 4]
+    assert [phase.critic_rate for phase in config.schedule()] == [1e-3] * 5 + [1.5e-3, 1e-3]
+    # 256 pixels are stable from 7,800 thousand clips on; the run has 12,000 thousand.
+    assert [config.stage(clips).level for clips in (7_199_999, 7_200_000)] == [5, 6]
+    assert config.stage(7_799_000).fade < 1
+    assert config.stage(7_800_000).fade == 1
+    assert config.clips == 12_000_000
+
+
+def test_an_unknown_key_in_a_record_is_refused():
+    text = RECIPES["shapes"]().yaml()
+    with pytest.raises(ValidationError, match="clisp"):
+        from_yaml(text + "clisp: 3\n")
+    with pytest.raises(ValidationError, match="latenst"):
+        from_yaml(text.replace("  latents:", "  latenst: 1\n  latents:"))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({("batch",): 8, ("micro_batch",): 3}, "micro_batch 3 does not divide the batch of 8 clips at level 0"),
+        ({("batch",): 16, ("micro_batch",): 2}, "micro_batch 2 is no multiple of the 4 clips that minibatch stddev"),
+        ({("clips",): 0}, "--clips should be greater than 0"),
+    ],
+)
+def test_rules_that_cross_fields_are_sentences(values, sentence):
+    with pytest.raises(Refused, match=sentence):
+        changed(RECIPES["shapes"](), values)
+
+
+def test_length_and_intervals_do_not_change_the_digest_and_all_else_does():
+    config = RECIPES["shapes"]()
+    same = changed(config, {("clips",): 99, ("every", "tick"): 7})
+    assert same.digest() == config.digest()
+    for path, value in ((("seed",), 4), (("objective",), "hinge"), (("optim", "ema"), 0.5), (("batch",), 16)):
+        assert changed(config, {path: value}).digest() != config.digest()
