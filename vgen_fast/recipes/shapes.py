@@ -1,18 +1,25 @@
 """The built-in recipe."""
 
-from ..config import Config, Every, Grow
+from ..config import Config, Every, Grow, Optim
 from ..models.progressive import Config as System
 from ..models.progressive import rows
 
 
 def shapes() -> Config:
-    """Moving shapes made on the fly, 8x32x32, labelled by motion, shape and colour, in 9 minutes on two CPU cores."""
-    system = System(rows=rows((64, 48, 32, 32), (4, 2, 1, 1)), latents=64, features=64, classes=(8, 3, 4))
-    phases = (Grow(0, 3_200, 8), Grow(1_600, 3_200, 8), Grow(1_600, 3_200, 8), Grow(1_600, 5_600, 8))
+    """Moving shapes made on the fly, labelled by motion, shape and colour, 8x32x32: minutes on two CPU cores.
+
+    Few latents, so that the labels weigh as much; the non-saturating loss with a lazy penalty on reals gets further
+    than WGAN-GP in as many minutes.
+    """
+    system = System(rows=rows((64, 64, 32, 16), (4, 2, 1, 1)), latents=16, features=64, classes=(8, 3, 4))
+    phases = (Grow(0, 1_600, 8), Grow(1_200, 2_000, 8), Grow(1_600, 2_800, 8), Grow(2_000, 6_800, 8))
     return Config(
         recipe="shapes",
         system=system,
-        clips=20_000,
+        objective="vanilla_r1",
+        penalty_every=4,
+        clips=18_000,
         phases=phases,
-        every=Every(tick=400, samples=1_000, checkpoint=2_000),
+        optim=Optim(generator_lr=2e-3, critic_lr=2e-3),
+        every=Every(tick=200, samples=1_000, checkpoint=2_000),
     )

@@ -18,6 +18,7 @@ from ..models import progressive
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..recipes import RECIPES
 from . import report
+from .distributed import Ranks
 from .folder import Folder, InUse, write_whole
 from .loop import Training, networks, start, step
 from .memory import peak_megabytes
@@ -108,25 +109,51 @@ def dataset(config: Config) -> MovingShapes:
 
 
 def launch(config: Config, outdir: Path, argv: list[str]) -> int:
-    batches = dataset(config)
+    batches, ranks = dataset(config), Ranks()
+    for phase in config.schedule():
+        whole = phase.batch // ranks.size
+        if (
+            phase.batch % ranks.size
+            or whole % min(phase.micro_batch, whole)
+            or whole % min(config.system.group, phase.batch)
+        ):
+            refuse(
+                f"a batch of {phase.batch} clips cannot be shared by {ranks.size} ranks in equal parts of whole groups"
+            )
+    folder = None
+    try:
+        problem = None
+        if ranks.first:
+            try:
+                folder = opened(config, outdir, argv)
+            except Refused as error:
+                problem = str(error)
+        if problem := ranks.from_first(problem):
+            refuse(problem)
+        intervals = Intervals(**config.every.model_dump())
+        facts, classes = {"config": config.digest()}, config.system.classes
+        return Run(lambda: build(config), batches, folder, outdir, ranks, config.clips, intervals, facts, classes).go()
+    finally:
+        if folder:
+            folder.close()
+        ranks.close()
+
+
+def opened(config: Config, outdir: Path, argv: list[str]) -> Folder:
+    """The run folder, ours alone and of this configuration, with its record of this start."""
     try:
         folder = Folder(outdir)
     except InUse as error:
         refuse(str(error))
     except OSError as error:
         refuse(f"cannot write into {outdir}: {error.strerror}")
-    try:
-        recorded = outdir / "config.yaml"
-        if recorded.exists() and from_yaml(recorded.read_text()).digest() != config.digest():
-            refuse(f"{outdir} is a run of another configuration, see {recorded}; choose another --outdir")
-        write_whole(recorded, config.yaml())
-        write_whole(outdir / "command.txt", shlex.join([PROGRAM, *argv]) + "\n")
-        intervals = Intervals(**config.every.model_dump())
-        facts = {"config": config.digest()}
-        classes = config.system.classes
-        return Run(lambda: build(config), batches, folder, config.clips, intervals, facts, classes).go()
-    finally:
+    recorded = outdir / "config.yaml"
+    if recorded.exists() and from_yaml(recorded.read_text()).digest() != config.digest():
         folder.close()
+        refuse(f"{outdir} is a run of another configuration, see {recorded}; choose another --outdir")
+    write_whole(recorded, config.yaml())
+    write_whole(outdir / "command.txt", shlex.join([PROGRAM, *argv]) + "\n")
+    return folder
 
 
 def dry_run(config: Config) -> int:

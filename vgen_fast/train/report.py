@@ -67,9 +67,6 @@ class Progress:
         elif tick and not self.live:
             print(self.line(clips_seen, size, stage, losses), flush=True)
 
-    def say(self, text: str) -> None:
-        print(("\r\x1b[2K" if self.live else "") + text, flush=True)
-
 
 def show(text: str) -> None:
     print(text, flush=True)

@@ -1,19 +1,24 @@
-"""A run from its folder: continue where the newest checkpoint is, step, report, save, and end with the right code."""
+"""A run from its folder: continue where the newest checkpoint is, step, report, save, and end with the right code.
+
+On several ranks all step together; the first one reads the list of checkpoints, and it alone writes.
+"""
 
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from ..data import transforms
 from . import checkpoint, report
+from .distributed import PeerLost, Ranks
 from .folder import Folder
 from .loop import Batches, State, Training, start, step
 from .schedule import due, stage_at
 
-DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE = 0, 17, 66, 74  # exit codes; a signal's is 128 + its number
+DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
 IN_A_ROW = 10  # bad steps before a rollback
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
@@ -53,15 +58,25 @@ class Run:
         self,
         build: Callable[[], tuple],  # a fresh (System, Training), the same every time
         batches: Batches,
-        folder: Folder,
+        folder: Folder | None,  # of the first rank
+        path: Path,
+        ranks: Ranks,
         clips: int,
         intervals: Intervals,
         facts: dict,
         classes: tuple[int, ...],
     ):
         self.build, self.batches, self.folder, self.clips = build, batches, folder, clips
+        self.path, self.ranks = path, ranks
         self.intervals, self.classes = intervals, classes
-        self.facts = {**facts, "run": folder.run, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        self.run = ranks.from_first(folder.run if folder else None)
+        self.facts = {
+            **facts,
+            "run": self.run,
+            "ranks": ranks.size,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
         self.best: set[int] = set()
         self.bad, self.rollbacks = 0, []
         self.state: State
@@ -73,11 +88,14 @@ class Run:
         """The newest valid checkpoint, or a fresh state; False if there are only damaged ones."""
         self.fresh()
         damaged: list[str] = []
-        for found in checkpoint.candidates(self.folder.checkpoints, self.folder.run, damaged.append):
+        there = checkpoint.candidates(self.path / "checkpoints", self.run, damaged.append) if self.ranks.first else []
+        for found in self.ranks.from_first(there):
             try:
                 checkpoint.load(found, self.state)
             except checkpoint.Damaged as error:
                 damaged.append(str(error))
+                self.fresh()
+            if self.ranks.largest(self.state.clips_seen != found.clips_seen):
                 self.fresh()
                 continue
             self.complain_of(damaged)
@@ -86,11 +104,16 @@ class Run:
                     f"the checkpoint was made with {found.manifest['threads']} threads, this run has "
                     f"{torch.get_num_threads()}: it goes on, but not with the same bits"
                 )
-            self.folder.forget_after(self.state.clips_seen)
-            self.folder.event("resume", clips_seen=self.state.clips_seen)
+            if self.folder:
+                self.folder.forget_after(self.state.clips_seen)
+            self.event("resume", clips_seen=self.state.clips_seen)
             return True
         self.complain_of(damaged)
-        return not damaged
+        return not self.ranks.largest(len(damaged))
+
+    def event(self, name: str, **facts: object) -> None:
+        if self.folder:
+            self.folder.event(name, **facts)
 
     def fresh(self) -> None:
         system, self.training = self.build()
@@ -98,30 +121,40 @@ class Run:
 
     def complain_of(self, damaged: list[str]) -> None:
         for reason in damaged:
-            self.folder.event("checkpoint_skipped", reason=reason)
+            self.event("checkpoint_skipped", reason=reason)
             report.complain(f"skipped a damaged checkpoint: {reason}")
 
     def save(self) -> None:
-        self.folder.event("checkpoint_begin", clips_seen=self.state.clips_seen)
-        try:
-            checkpoint.save(self.folder.checkpoints, self.state, self.facts)
-        except checkpoint.CannotSave as error:
-            self.folder.event("checkpoint_failed", reason=str(error))
-            raise
-        self.folder.event("checkpoint_committed", clips_seen=self.state.clips_seen, sync=True)
-        checkpoint.prune(self.folder.checkpoints, self.folder.run, self.intervals.keep, self.best)
+        """Commits the state; every rank waits for the first, and stops with it if it cannot."""
+        failure = None
+        if self.folder:
+            self.event("checkpoint_begin", clips_seen=self.state.clips_seen)
+            try:
+                checkpoint.save(self.folder.checkpoints, self.state, self.facts)
+            except checkpoint.CannotSave as error:
+                self.event("checkpoint_failed", reason=str(error))
+                failure = str(error)
+            else:
+                self.event("checkpoint_committed", clips_seen=self.state.clips_seen, sync=True)
+                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep, self.best)
+        if failure := self.ranks.from_first(failure):
+            raise checkpoint.CannotSave(failure)
 
     # -------------------------------------------------------------------------------------------------------- reports
 
     def samples(self) -> None:
+        if not self.folder:
+            return
         state = self.state
         stage = stage_at(self.training.phases, max(state.clips_seen - 1, 0))
         inputs = report.fixed_inputs(state.system, self.classes, self.training.seed)
         frames = report.videos(state.average, state.system, inputs, stage)
         report.write_grid(self.folder.samples, f"fakes-{state.clips_seen:09d}", frames)
-        report.write_page(self.folder.path)
+        report.write_page(self.path)
 
     def reals(self) -> None:
+        if not self.folder:
+            return
         size = self.state.system.sizes[-1]
         video, _ = self.batches(torch.arange(report.SAMPLES), size)
         report.write_grid(self.folder.samples, "reals", transforms.to_frames(video).numpy())
@@ -131,12 +164,11 @@ class Run:
     def go(self) -> int:
         """Trains to the end, a signal or a fault; the exit code."""
         if not self.restore():
-            report.complain(f"{self.folder.checkpoints} holds checkpoints, but none that is whole")
+            report.complain(f"{self.path / 'checkpoints'} holds checkpoints, but none that is whole")
             return self.end(NOTHING_VALID)
         if self.state.clips_seen >= self.clips:
-            report.Progress(self.clips, self.clips).say(
-                f"complete: {self.state.clips_seen} clips seen in {self.folder.path}; --clips asks for more"
-            )
+            if self.folder:
+                report.show(f"complete: {self.state.clips_seen} clips seen in {self.path}; --clips asks for more")
             return self.end(DONE)
         try:
             with Signals() as signals:
@@ -147,11 +179,16 @@ class Run:
         except checkpoint.CannotSave as error:
             report.complain(f"cannot save a checkpoint: {error}")
             code = CANNOT_SAVE
+        except PeerLost as error:
+            report.complain(str(error))
+            self.event("rank_lost", reason=str(error))
+            code = LOST
         return self.end(code)
 
     def end(self, code: int) -> int:
-        self.folder.event("exit", code=code)
-        report.write_page(self.folder.path)
+        self.event("exit", code=code)
+        if self.folder:
+            report.write_page(self.path)
         return code
 
     def steps(self, signals: Signals) -> int:
@@ -162,12 +199,12 @@ class Run:
             self.samples()
         ticked, since, sums, count = time.monotonic(), state.clips_seen, {}, 0
         while state.clips_seen < self.clips:
-            if signals.number:
-                self.folder.event("signal", number=signals.number)
-                return 128 + signals.number
+            if number := self.ranks.largest(signals.number):
+                self.event("signal", number=number)
+                return 128 + number
             before, stage = state.clips_seen, stage_at(self.training.phases, state.clips_seen)
             skipped = dict(state.events)
-            losses = step(state, self.training, self.batches, lambda gradients: None)
+            losses = step(state, self.training, self.batches, self.ranks.total, (self.ranks.rank, self.ranks.size))
             if state.events != skipped and self.numerical_fault(skipped):
                 if len(self.rollbacks) >= ROLLBACKS:
                     return NUMERICAL
@@ -179,16 +216,21 @@ class Run:
             count += 1
             tick = due(self.intervals.tick, before, state.clips_seen)
             if tick or progress.live:
-                means = {name: float(value) / count for name, value in sums.items()}
+                values = torch.stack(list(sums.values())) / count
+                if tick:
+                    self.ranks.total([values])  # a rank's losses are its share of the batch's
+                means = dict(zip(sums, values.tolist(), strict=True))
+            if self.folder and (tick or progress.live):
                 progress.update(state.clips_seen, state.system.sizes[stage.level], stage, means, tick)
             if tick:
                 now = time.monotonic()
                 speed = (state.clips_seen - since) / (now - ticked)
-                self.folder.stats({
-                    "clips_seen": state.clips_seen, "level": stage.level, "fade": stage.fade, "losses": means,
-                    "hex": {name: value.hex() for name, value in means.items()}, "clips_per_second": round(speed, 3),
-                    "events": dict(state.events),
-                })  # fmt: skip
+                if self.folder:
+                    self.folder.stats({
+                        "clips_seen": state.clips_seen, "level": stage.level, "fade": stage.fade, "losses": means,
+                        "hex": {name: value.hex() for name, value in means.items()},
+                        "clips_per_second": round(speed, 3), "events": dict(state.events),
+                    })  # fmt: skip
                 ticked, since, sums, count = now, state.clips_seen, {}, 0
             if due(self.intervals.samples, before, state.clips_seen) and state.clips_seen < self.clips:
                 self.samples()
@@ -201,7 +243,7 @@ class Run:
         faults = [n for n in self.state.events if n.endswith("/nonfinite") and self.state.events[n] != before.get(n, 0)]
         self.bad = self.bad + 1 if faults else 0
         for name in faults:
-            self.folder.event("nonfinite", site=name.removesuffix("/nonfinite"), clips_seen=self.state.clips_seen)
+            self.event("nonfinite", site=name.removesuffix("/nonfinite"), clips_seen=self.state.clips_seen)
         return self.bad >= IN_A_ROW
 
     def roll_back(self) -> None:
@@ -210,5 +252,5 @@ class Run:
         batch = self.training.phases[-1].batch
         self.rollbacks = [clips for clips in self.rollbacks if clips > reached - WITHIN * batch] + [reached]
         self.state.clips_drawn += reached  # other data than those that led here
-        self.folder.event("rollback", clips_seen=self.state.clips_seen, reached=reached)
+        self.event("rollback", clips_seen=self.state.clips_seen, reached=reached)
         self.bad = 0

@@ -1,0 +1,108 @@
+"""Two Gloo ranks: the numbers of one, a killed rank, a rank that left out a step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vgen_fast.train import checkpoint
+from vgen_fast.train.folder import whole_lines
+
+from .test_run import TINY, digests, newest, run
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def two_ranks(folder, *options, restarts=0):
+    command = [*TORCHRUN, "--max-restarts", str(restarts), str(TINY), "--outdir", str(folder), *map(str, options)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    process = two_ranks(folder, "--clips", 96)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return folder
+
+
+def test_two_ranks_give_the_numbers_of_one_to_rounding(tmp_path):
+    # Few steps: Adam without momentum makes a whole step of a gradient that is rounding alone.
+    assert run(tmp_path / "one", "--clips", 24).returncode == 0
+    process = two_ranks(tmp_path / "two", "--clips", 24)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    one, two = newest(tmp_path / "one"), newest(tmp_path / "two")
+    assert one.clips_seen == two.clips_seen == 24
+    assert (one.manifest["ranks"], two.manifest["ranks"]) == (1, 2)
+    for name in ("generator.safetensors", "video.safetensors", "average.safetensors"):
+        a, b = load_file(one.path / name), load_file(two.path / name)
+        for key, value in a.items():
+            torch.testing.assert_close(b[key], value, rtol=1e-4, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+    rows = [whole_lines(tmp_path / name / "stats.jsonl") for name in ("one", "two")]
+    assert [row["clips_seen"] for row in rows[1]] == [8, 16, 24]
+    for x, y in zip(*rows, strict=True):
+        for name, value in x["losses"].items():
+            assert y["losses"][name] == pytest.approx(value, rel=1e-3, abs=1e-3), (name, x["clips_seen"])
+
+
+def test_a_killed_rank_is_restarted_and_changes_no_bit(tmp_path, pair):
+    folder = tmp_path / "run"
+    process = two_ranks(folder, "--clips", 96, restarts=5)
+    while len(whole_lines(folder / "stats.jsonl")) < 5:
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()[0]
+    children = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+    workers = [int(pid) for pid in children if "torch.distributed.run" not in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(workers[-1], signal.SIGKILL)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert digests(folder) == digests(pair)
+    assert not subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout
+
+
+SKIPPING = """
+import sys, torch
+from vgen_fast.train.distributed import PeerLost, Ranks
+ranks = Ranks()
+gradients = [torch.ones(3), torch.full((2, 2), float(ranks.rank))]
+ranks.total(gradients)
+assert gradients[0].tolist() == [2, 2, 2] and gradients[1].tolist() == [[1, 1], [1, 1]], gradients
+assert ranks.largest(ranks.rank) == 1 and ranks.from_first(ranks.rank) == 0
+if ranks.rank == 1:
+    ranks.reductions += 1  # as if it had left one out
+try:
+    ranks.total(gradients)
+except PeerLost as error:
+    print("noticed:", error, flush=True)
+"""
+
+
+def test_a_rank_that_left_out_a_step_is_noticed_by_all(tmp_path):
+    script = tmp_path / "skipping.py"
+    script.write_text(SKIPPING)
+    done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, timeout=100)
+    assert done.stdout.count("a step was left out") == 2, done.stdout + done.stderr
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path):
+    process = two_ranks(tmp_path / "run", "--batch", 4)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "cannot be shared by 2 ranks" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_candidates_are_told_by_the_first_rank_alone(pair):
+    assert len(checkpoint.candidates(pair / "checkpoints", newest(pair).manifest["run"], pytest.fail)) == 3

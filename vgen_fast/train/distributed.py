@@ -1,0 +1,77 @@
+"""Several processes on one run: torch.distributed as torchrun sets it up, NCCL on GPUs, Gloo on CPUs.
+
+One flat all-reduce of gradients for each phase of a step. It carries the number of the step along, so that a rank that
+left one out is noticed at once: Gloo itself would go on and pair the wrong steps for ever.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TIMEOUT = timedelta(minutes=10)
+
+
+class PeerLost(RuntimeError):
+    """Another rank is gone, hangs, or is at another step."""
+
+
+class Ranks:
+    """This process among those that train together; alone, everything here costs nothing."""
+
+    def __init__(self):
+        self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        self.reductions = 0
+        if self.size > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def total(self, gradients: Sequence[Tensor]) -> None:
+        """Adds these tensors up over all ranks, in place; PeerLost if another rank is at another reduction."""
+        if self.size == 1:
+            return
+        self.reductions += 1
+        number = float(self.reductions % 1024)  # its square and the sum over ranks are exact in float32
+        mark = gradients[0].new_tensor([number, number * number])
+        flat = torch.cat([*(g.flatten() for g in gradients), mark])
+        self._run(dist.all_reduce, flat)
+        if flat[-2:].tolist() != [number * self.size, number * number * self.size]:
+            raise PeerLost(f"rank {self.rank} is at step {self.reductions}, another is not: a step was left out")
+        position = 0
+        for gradient in gradients:
+            gradient.copy_(flat[position : position + gradient.numel()].view_as(gradient))
+            position += gradient.numel()
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        value = torch.tensor([number])
+        self._run(dist.all_reduce, value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+    def from_first(self, value: Any) -> Any:
+        """What the first rank has, on all of them."""
+        if self.size == 1:
+            return value
+        box = [value]
+        self._run(dist.broadcast_object_list, box)
+        return box[0]
+
+    def close(self) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def _run(self, collective, *arguments, **options) -> None:
+        try:
+            collective(*arguments, **options)
+        except RuntimeError as error:
+            raise PeerLost(f"rank {self.rank} lost another rank: {error}") from error
