@@ -13,6 +13,10 @@ venv: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -c constraints.txt $(BUILD)
+	$(PIP) -c constraints.txt --no-build-isolation -e .
+	touch $@
+
+.venv/tested: .venv/ready
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lint]"
 	touch $@
 
@@ -21,16 +25,16 @@ demo: venv
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
 # Rebuilds what changed in csrc.
-test: venv
+test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m pytest
 
-lint: venv
+lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m compileall -q vgen_fast kernels tests benchmarks examples setup.py
 
-bench: venv
+bench: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python benchmarks/ops.py --table
 	$(BIN)/python benchmarks/picture.py
@@ -40,7 +44,7 @@ cuda-check:
 	$$(test -x $(BIN)/python && echo $(BIN)/python || echo python3) benchmarks/cuda_check.py
 
 # The C++ of a copy of the tree under address and undefined-behaviour sanitizers.
-sanitize: venv
+sanitize: .venv/tested
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r csrc kernels tests vgen_fast setup.py pyproject.toml README.md LICENSE build/sanitize
 	rm -f build/sanitize/vgen_fast/_C*.so
