@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vgen_fast.models.system import Draw, Stage
-from vgen_fast.train.schedule import Phase, due, phase_at, stage_at
+from vgen_fast.train.schedule import Phase, due, phase_at, stage_at, work
 from vgen_fast.train.seeding import derived
 
 PHASES = tuple(
@@ -41,6 +41,14 @@ def test_phase_begins_where_those_before_end():
 )
 def test_due_once_for_every_multiple_passed(every, before, after, wanted):
     assert due(every, before, after) == wanted
+
+
+def test_work_grows_by_the_voxels_of_each_level():
+    sizes = ((1, 2, 5), (1, 10, 50), (10, 10, 95))
+    wanted = 50 * 510 + 100 * 1000 + 7 * 10_000
+    assert work(PHASES, sizes, 157) == wanted
+    assert work(PHASES, sizes, 10) == 10 * 510
+    assert work(PHASES, sizes, 0) == 0
 
 
 def test_seeds_differ_by_every_part_of_their_key_and_are_the_same_everywhere():

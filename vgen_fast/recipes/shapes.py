@@ -18,7 +18,7 @@ def shapes() -> Config:
         system=system,
         objective="vanilla_r1",
         penalty_every=4,
-        clips=18_000,
+        clips=19_200,
         phases=phases,
         optim=Optim(generator_lr=2e-3, critic_lr=2e-3),
         every=Every(tick=200, samples=1_000, checkpoint=2_000),

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,9 @@ def memory() -> str:
 class Progress:
     """One line that is written over on a terminal; elsewhere a plain line a tick."""
 
-    def __init__(self, clips: int, clips_seen: int):
-        self.clips, self.live = clips, sys.stderr.isatty()
+    def __init__(self, clips: int, clips_seen: int, work: Callable[[int], float]):
+        """`work`: how much of the whole is done at a number of clips seen, for the time that is left."""
+        self.clips, self.work, self.live = clips, work, sys.stderr.isatty()
         self.recent: deque[tuple[float, int]] = deque([(time.monotonic(), clips_seen)], maxlen=64)
         self.shown = 0.0
 
@@ -48,8 +50,9 @@ class Progress:
         return (c1 - c0) / max(t1 - t0, 1e-9)
 
     def line(self, clips_seen: int, size: tuple[int, int, int], stage: Stage, losses: dict[str, float]) -> str:
-        rate = self.rate()
-        left = duration((self.clips - clips_seen) / rate) if rate else "?"
+        rate, (t0, c0), (t1, c1) = self.rate(), self.recent[0], self.recent[-1]
+        speed = (self.work(c1) - self.work(c0)) / max(t1 - t0, 1e-9)
+        left = duration((self.work(self.clips) - self.work(c1)) / speed) if speed else "?"
         fading = f" fading in {stage.fade:.0%}" if stage.fade < 1 else ""
         figures = "  ".join(f"{name} {value:.3g}" for name, value in losses.items() if name.endswith("loss"))
         return (
@@ -80,10 +83,12 @@ def complain(text: str) -> None:
 
 
 def fixed_inputs(system: System, classes: tuple[int, ...], seed: int) -> Inputs:
-    """The latents and labels of every sample grid of a run; labels count through their values, the first fastest."""
+    """The latents and labels of every sample grid of a run; labels are spread evenly over all combinations."""
     like = next(system.generator.parameters()).detach()
     draw = Draw(derived(seed, "samples"), SAMPLES, torch.arange(SAMPLES), like)
-    count = torch.arange(SAMPLES, device=like.device)
+    total = math.prod(classes)
+    stride = next(s for s in range(round(0.618 * total) or 1, total + 2) if math.gcd(s, total) == 1)
+    count = torch.arange(SAMPLES, device=like.device) * stride % total
     columns = [count // math.prod(classes[:i]) % number for i, number in enumerate(classes)]
     labels = torch.stack(columns, dim=1) if columns else None
     return system.draw_inputs(like.new_zeros(SAMPLES, 3, 1, 1, 1), labels, draw)

@@ -16,7 +16,7 @@ from . import checkpoint, report
 from .distributed import PeerLost, Ranks
 from .folder import Folder
 from .loop import Batches, State, Training, start, step
-from .schedule import due, stage_at
+from .schedule import due, stage_at, work
 
 DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
 IN_A_ROW = 10  # bad steps before a rollback
@@ -193,7 +193,8 @@ class Run:
 
     def steps(self, signals: Signals) -> int:
         state = self.state
-        progress = report.Progress(self.clips, state.clips_seen)
+        phases, sizes = self.training.phases, state.system.sizes
+        progress = report.Progress(self.clips, state.clips_seen, lambda clips: work(phases, sizes, clips))
         if state.clips_seen == 0:
             self.reals()
             self.samples()

@@ -1,5 +1,6 @@
 """Growing and rates as pure functions of clips seen."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,18 @@ def stage_at(phases: Sequence[Phase], clips_seen: int) -> Stage:
     if phase.level == 0 or phase.fade_clips == 0:
         return Stage(phase.level)
     return Stage(phase.level, min((clips_seen - begin + phase.batch) / phase.fade_clips, 1.0))
+
+
+def work(phases: Sequence[Phase], sizes: Sequence[tuple[int, int, int]], clips_seen: int) -> float:
+    """About how much has been done by then, in voxels: a large level's clips take longer, a small one's not nothing."""
+    total, begin = 0.0, 0
+    for phase in phases:
+        end = clips_seen if phase is phases[-1] else min(clips_seen, begin + phase.clips)
+        if end <= begin:
+            break
+        total += (end - begin) * (math.prod(sizes[phase.level]) + 500)
+        begin = end
+    return total
 
 
 def due(every: int, before: int, after: int) -> bool:
