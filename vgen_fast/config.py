@@ -120,7 +120,7 @@ class Config(Settings):
         return self
 
     def yaml(self) -> str:
-        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
 
     def digest(self) -> str:
         """Of everything that decides the numbers of a run; its length and its intervals do not."""

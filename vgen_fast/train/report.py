@@ -103,7 +103,7 @@ def videos(generator: nn.Module, system: System, inputs: Inputs, stage: Stage) -
 
 def write_grid(folder: Path, name: str, frames: np.ndarray) -> None:
     """`name`.mp4, all samples side by side, and `name`.png, a film strip of each."""
-    factor = max(1, 64 // frames.shape[3])
+    factor = max(1, 96 // frames.shape[3])
     large = write.enlarge(frames, factor)
     write.mp4(folder / f"{name}.mp4", write.grid(large, columns=6))
     chosen = np.linspace(0, frames.shape[1] - 1, min(STRIP_FRAMES, frames.shape[1])).round().astype(int)
@@ -118,6 +118,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</t
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
 h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+.pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }}
+video {{ width: 100%; }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 svg {{ background: #fafafa; border: 1px solid #ddd; }} svg text {{ font-size: 11px; fill: #555; }}
 pre {{ background: #fafafa; border: 1px solid #ddd; padding: 1rem; overflow: auto; font-size: 13px; }}
@@ -128,10 +130,11 @@ body {{ background: #181818; color: #ddd; }} svg, pre {{ background: #222; borde
 }}
 </style>
 <h1>{title}</h1><p>{summary}</p>
-<h2>Samples</h2>
 <input type="range" id="when" min="0" max="{last}" value="{last}" aria-label="which grid">
-<p id="label"></p><video id="grid" autoplay loop muted playsinline controls></video>
-<h2>Real clips</h2><video src="samples/reals.mp4" autoplay loop muted playsinline controls></video>
+<div class="pair">
+<div><h2>Samples <span id="label"></span></h2><video id="grid" autoplay loop muted playsinline controls></video></div>
+<div><h2>Real clips</h2><video src="samples/reals.mp4" autoplay loop muted playsinline controls></video></div>
+</div>
 <h2>Curves</h2><div class="plots">{plots}</div>
 <h2>Events</h2>{events}
 <h2>Configuration</h2><pre>{config}</pre>
@@ -139,7 +142,7 @@ body {{ background: #181818; color: #ddd; }} svg, pre {{ background: #222; borde
 const grids = {grids}, when = document.getElementById("when"), grid = document.getElementById("grid");
 function show() {{
   const name = grids[when.value];
-  document.getElementById("label").textContent = name ? Number(name.slice(6)) + " clips" : "none yet";
+  document.getElementById("label").textContent = name ? "after " + Number(name.slice(6)) + " clips" : "(none yet)";
   if (name) grid.src = "samples/" + name + ".mp4";
 }}
 when.addEventListener("input", show); show();
