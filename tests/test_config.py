@@ -42,6 +42,7 @@ def test_an_unknown_key_in_a_record_is_refused():
     [
         ({("batch",): 8, ("micro_batch",): 3}, "micro_batch 3 does not divide the batch of 8 clips at level 0"),
         ({("batch",): 16, ("micro_batch",): 2}, "micro_batch 2 is no multiple of the 4 clips that minibatch stddev"),
+        ({("feature_matching",): 1.0, ("micro_batch",): 4}, "feature_matching looks at the whole batch of 8 clips"),
         ({("clips",): 0}, "--clips should be greater than 0"),
     ],
 )

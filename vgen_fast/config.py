@@ -60,6 +60,8 @@ class Config(Settings):
         "wgan_gp"
     )
     """The adversarial loss; swgan is the sliced-Wasserstein loss as released, swgan_thesis as printed."""
+    feature_matching: float = Field(0.0, ge=0)
+    """Weight of the distance between mean features of real and fake clips in the generator's loss."""
     data: str = "shapes"
     """Where clips come from: "shapes" are made on the fly."""
     clips: int = Field(gt=0)
@@ -112,6 +114,11 @@ class Config(Settings):
             micro = min(self.micro_batch or batch, batch)
             if batch % micro:
                 raise ValueError(f"micro_batch {micro} does not divide the batch of {batch} clips at level {level}")
+            if micro < batch and (self.feature_matching or self.system.minibatch == "discrimination"):
+                name = "feature_matching" if self.feature_matching else "minibatch discrimination"
+                raise ValueError(
+                    f"{name} looks at the whole batch of {batch} clips: micro_batch {micro} would change it"
+                )
             if micro % min(group, batch):
                 raise ValueError(
                     f"micro_batch {micro} is no multiple of the {min(group, batch)} clips that minibatch stddev judges "

@@ -45,6 +45,31 @@ def test_a_phase_trains_its_network_alone():
     assert all(p.grad is None for p in critic.module.parameters())
 
 
+@pytest.mark.parametrize("objective", ["vanilla", "wgan_gp"])
+def test_feature_matching_and_minibatch_discrimination_train_along(objective):
+    state, training = make(objective, minibatch="discrimination", matching=0.5)
+    critic = state.system.critics[0].module
+    before = critic.compare.project.weight.clone()
+    losses = take(state, training, 2)[-1]
+    assert losses["generator/feature_matching"] > 0
+    with_term = losses["generator/loss"]
+    assert all(value.isfinite() for value in losses.values())
+    assert not torch.equal(critic.compare.project.weight, before)
+    without, training = make(objective, minibatch="discrimination")
+    assert take(without, training, 2)[-1]["generator/loss"] != with_term
+
+
+def test_feature_matching_is_the_distance_of_mean_features():
+    state, _ = make(matching=1.0)
+    system, stage = state.system, progressive.Stage(1)
+    (term,), critic = system.terms, system.critics[0].module
+    inputs = progressive.Inputs(torch.randn(4, 8), torch.zeros(4, 3, dtype=torch.long))
+    fake, real = torch.randn(2, 4, 3, *system.sizes[1])
+    features = [critic.encode((video, inputs.condition), stage).mean(0) for video in (fake, real)]
+    torch.testing.assert_close(term.value(fake, real, inputs, stage), (features[0] - features[1]).square().sum())
+    assert term.value(real, real, inputs, stage).item() == 0
+
+
 @pytest.mark.parametrize("objective", ["wgan_gp", "swgan", "swgan_thesis", "vanilla_r1"])
 def test_micro_batches_add_up_to_the_batch(objective):
     found = []

@@ -17,10 +17,10 @@ def phase(level=1, batch=8, micro=8, rate=1e-2, fade=0):
     return Phase(level, fade, 1, batch, micro, rate, rate)
 
 
-def make(objective="wgan_gp", dtype=torch.float32, classes=(8, 3, 4), **training):
+def make(objective="wgan_gp", dtype=torch.float32, minibatch="stddev", matching=0.0, **training):
     torch.manual_seed(0)
-    cfg = Config(rows=ROWS, latents=8, features=8, classes=classes)
-    system = progressive.build(cfg, objective.startswith("swgan"))
+    cfg = Config(rows=ROWS, latents=8, features=8, classes=(8, 3, 4), minibatch=minibatch)
+    system = progressive.build(cfg, objective.startswith("swgan"), matching)
     for module in loop.networks(system).values():
         module.to(dtype)
     training = Training((phase(),), {"video": OBJECTIVES[objective]}, **training)

@@ -12,7 +12,7 @@ all labels together, l level.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..layers.equalized import EqualizedConv3d, EqualizedLinear
+from ..layers.minibatch_discrimination import MinibatchDiscrimination
 from ..layers.segment import Segment
-from .system import Constraint, Critic, Draw, Inputs, Stage, System
+from .system import Constraint, Critic, Draw, Inputs, Stage, System, Term
 
 SLOPE = 0.2
 
@@ -56,6 +57,7 @@ class Config:
     latents: int = 128
     features: int = 128  # K
     classes: tuple[int, ...] = ()  # values of each label: (101,) for UCF-101; none is unconditional
+    minibatch: Literal["stddev", "discrimination"] = "stddev"  # how the critic compares samples
     group: int = 4  # of minibatch stddev
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -149,7 +151,10 @@ class VideoCritic(nn.Module):
         self.cfg = cfg
         first, volume = cfg.rows[0], math.prod(cfg.sizes[0])
         self.rgb = nn.ModuleList(EqualizedConv3d(3, row.channels, 1) for row in cfg.rows)
-        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + 1, first.channels))])
+        learned = cfg.minibatch == "discrimination"
+        self.compare = MinibatchDiscrimination(first.channels * volume) if learned else None
+        maps = self.compare.shape[0] if learned else 1
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + maps, first.channels))])
         for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
             self.blocks.append(
                 Segment(
@@ -170,7 +175,10 @@ class VideoCritic(nn.Module):
             if level == stage.level and stage.fade < 1:
                 old = self.rgb[level - 1](video, down=self.cfg.rows[level].factor)
                 x = torch.lerp(old, x, stage.fade)
-        x = ops.minibatch_stddev(x, group_size=min(self.cfg.group, len(x)))  # [B, C + 1, T, 4, 4]
+        if self.compare is None:
+            x = ops.minibatch_stddev(x, group_size=min(self.cfg.group, len(x)))  # [B, C + 1, T, 4, 4]
+        else:
+            x = self.compare(x)
         y = F.leaky_relu(self.dense(self.blocks[0](x).flatten(1)), SLOPE)
         return y if self.embed is None else y * (1 + self.embed(one_hot(labels, self.cfg.classes, y)))
 
@@ -191,8 +199,10 @@ def faded(rows: tuple[Row, ...]) -> Callable[[Tensor, Inputs, Stage], Tensor]:
     return real
 
 
-def build(cfg: Config, sliced: bool = False) -> System:
-    """`sliced`: the critic ends in the head of the SWGAN objectives."""
+def build(cfg: Config, sliced: bool = False, feature_matching: float = 0.0) -> System:
+    """`sliced`: the critic ends in the head of the SWGAN objectives. `feature_matching`: weight of eq. 2.3 in the
+    generator's loss, |E f(x) - E f(G(z))|^2 of the encoder's features f.
+    """
     generator, critic = Generator(cfg), VideoCritic(cfg, sliced)
 
     def draw_inputs(video: Tensor, labels: Tensor | None, draw: Draw) -> Inputs:
@@ -200,5 +210,13 @@ def build(cfg: Config, sliced: bool = False) -> System:
 
     constraint = Constraint(critic.head.project_gradient, critic.head.retract) if sliced else None
     view = lambda video, inputs, stage: (video, inputs.condition)  # noqa: E731
-    critics = (Critic("video", critic, view, group=cfg.group, constraint=constraint),)
-    return System(generator, draw_inputs, critics, cfg.sizes, real=faded(cfg.rows))
+
+    def matching(fake: Tensor, real: Tensor, inputs: Inputs, stage: Stage) -> Tensor:
+        with torch.no_grad():
+            wanted = critic.encode(view(real, inputs, stage), stage).mean(dim=0)
+        return (critic.encode(view(fake, inputs, stage), stage).mean(dim=0) - wanted).square().sum()
+
+    group = None if cfg.minibatch == "discrimination" or feature_matching else cfg.group
+    critics = (Critic("video", critic, view, group=group, constraint=constraint),)
+    terms = (Term("feature_matching", feature_matching, matching),) if feature_matching else ()
+    return System(generator, draw_inputs, critics, cfg.sizes, real=faded(cfg.rows), terms=terms)

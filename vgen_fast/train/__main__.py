@@ -99,7 +99,7 @@ def training_of(config: Config) -> Training:
 
 def build(config: Config):
     torch.manual_seed(config.seed)
-    return progressive.build(config.system, config.sliced), training_of(config)
+    return progressive.build(config.system, config.sliced, config.feature_matching), training_of(config)
 
 
 def dataset(config: Config) -> MovingShapes:
