@@ -77,7 +77,6 @@ class Run:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
-        self.best: set[int] = set()
         self.bad, self.rollbacks = 0, []
         self.state: State
         self.training: Training
@@ -136,7 +135,7 @@ class Run:
                 failure = str(error)
             else:
                 self.event("checkpoint_committed", clips_seen=self.state.clips_seen, sync=True)
-                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep, self.best)
+                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep, set())
         if failure := self.ranks.from_first(failure):
             raise checkpoint.CannotSave(failure)
 
@@ -206,7 +205,7 @@ class Run:
             before, stage = state.clips_seen, stage_at(self.training.phases, state.clips_seen)
             skipped = dict(state.events)
             losses = step(state, self.training, self.batches, self.ranks.total, (self.ranks.rank, self.ranks.size))
-            if state.events != skipped and self.numerical_fault(skipped):
+            if self.numerical_fault(skipped):
                 if len(self.rollbacks) >= ROLLBACKS:
                     return NUMERICAL
                 self.roll_back()

@@ -1,0 +1,76 @@
+"""Bad steps: single ones are left out, ten in a row go back to a checkpoint, and faults that stay end the run."""
+
+import pytest
+
+from vgen_fast.train import run as runs
+from vgen_fast.train.distributed import Ranks
+from vgen_fast.train.folder import Folder, whole_lines
+from vgen_fast.train.run import Intervals, Run
+
+from .tiny import bits, make
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """Runs 320 clips, in steps of 8 that find a bad gradient where `bad(clips seen, step)` says so."""
+
+    def start(bad, clips=320):
+        real, steps = runs.step, iter(range(10**6))
+
+        def step(state, *arguments):
+            critic = state.system.critics[0].module
+            critic.requires_grad_(True)
+            poison = bad(state.clips_seen, next(steps))
+            hook = critic.blocks[1][0].weight.register_hook(lambda g: g * float("nan")) if poison else None
+            try:
+                return real(state, *arguments)
+            finally:
+                if hook:
+                    hook.remove()
+
+        monkeypatch.setattr(runs, "step", step)
+
+        def build():
+            state, training = make("vanilla")
+            return state.system, training
+
+        from vgen_fast.data.synthetic import MovingShapes
+
+        folder = Folder(tmp_path / "run")
+        (folder.path / "config.yaml").write_text("recipe: tiny\n")
+        intervals = Intervals(tick=8, samples=0, checkpoint=40, keep=3)
+        it = Run(build, MovingShapes((8, 16, 16), 3), folder, folder.path, Ranks(), clips, intervals, {}, (8, 3, 4))
+        code = it.go()
+        folder.close()
+        return code, whole_lines(folder.path / "events.jsonl"), it
+
+    return start
+
+
+def named(events, name):
+    return [event for event in events if event["event"] == name]
+
+
+def test_bad_steps_between_good_ones_are_counted_and_the_run_goes_on(go):
+    code, events, it = go(lambda clips, step: step % 2 == 1)
+    assert code == runs.DONE
+    assert len(named(events, "nonfinite")) == it.state.events["video/nonfinite"] == 20
+    assert named(events, "nonfinite")[0]["site"] == "video"
+    assert not named(events, "rollback")
+
+
+def test_ten_in_a_row_go_back_to_the_newest_checkpoint_and_on_with_other_clips(go):
+    code, events, it = go(lambda clips, step: 20 <= step < 30)
+    assert code == runs.DONE
+    (back,) = named(events, "rollback")
+    assert back["clips_seen"] in (200, 240)
+    assert it.state.clips_seen == 320
+    assert it.state.clips_drawn > it.state.clips_seen
+    assert all(value.isfinite().all() for value in bits(it.state).values())
+
+
+def test_a_fault_that_stays_ends_the_run_after_three_rollbacks(go):
+    code, events, _ = go(lambda clips, step: clips >= 80)
+    assert code == runs.NUMERICAL == 17
+    assert len(named(events, "rollback")) == runs.ROLLBACKS == 3
+    assert named(events, "exit")[-1]["code"] == 17
