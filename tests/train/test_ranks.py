@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from vgen_fast.train import checkpoint
+from vgen_fast.train.distributed import PeerLost, group_name
 from vgen_fast.train.folder import whole_lines
 
 from .test_run import TINY, digests, newest, run
@@ -70,6 +73,23 @@ def test_a_killed_rank_is_restarted_and_changes_no_bit(tmp_path, pair):
     assert process.returncode == 0, said
     assert digests(folder) == digests(pair)
     assert not subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout
+
+
+def test_a_restarted_group_never_takes_the_name_of_the_dead_one():
+    store, minute = torch.distributed.HashStore(), timedelta(minutes=1)
+    names = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):  # the first rank, whose name counts, starts early or late
+        with ThreadPoolExecutor(3) as pool:
+            tasks = []
+            for rank in order:
+                tasks.append(pool.submit(group_name, store, rank, 3, minute))
+                time.sleep(0.1)
+            found = {task.result() for task in tasks}
+        assert len(found) == 1
+        names += found
+    assert len(set(names)) == 3
+    with pytest.raises(PeerLost, match="rank 1 waited"):
+        group_name(store, 1, 3, timedelta(seconds=0.2))
 
 
 SKIPPING = """

@@ -18,12 +18,12 @@ from ..models import progressive
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..recipes import RECIPES
 from . import report
-from .distributed import Ranks
+from .distributed import PeerLost, Ranks
 from .folder import Folder, InUse, write_whole
 from .loop import Training, networks, start, step
 from .memory import peak_megabytes
 from .objectives import OBJECTIVES
-from .run import Intervals, Run
+from .run import LOST, Intervals, Run
 
 USAGE, BUILT_IN = 2, "shapes"
 PROGRAM = "python -m vgen_fast.train"
@@ -66,6 +66,9 @@ def main(argv: Sequence[str]) -> int:
     except Refused as error:
         report.complain(str(error))
         return USAGE
+    except PeerLost as error:  # before the first step; Run answers for the rest
+        report.complain(str(error))
+        return LOST
 
 
 def recipe_table() -> str:

@@ -5,6 +5,8 @@ left one out is noticed at once: Gloo itself would go on and pair the wrong step
 """
 
 import os
+import secrets
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -20,6 +22,28 @@ class PeerLost(RuntimeError):
     """Another rank is gone, hangs, or is at another step."""
 
 
+def group_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
+    """A name that the processes alive now agree on, and no earlier group had.
+
+    torchrun keeps one store over its restarts. In it are the addresses of processes long dead, and a rank that starts
+    before the others would wait for one of those. So the first rank draws a name, each other rank signs it, and the
+    name counts for a rank once the first has returned that rank's own signature.
+    """
+    own = secrets.token_hex(8)
+    if rank == 0:
+        store.set("group", own)
+        store.set(f"{own}/signed", b" ".join(store.get(f"{own}/{other}") for other in range(1, size)))
+        return own
+    deadline = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < deadline:
+        group = store.get("group").decode()
+        store.set(f"{group}/{rank}", own)
+        if store.check([f"{group}/signed"]) and own.encode() in store.get(f"{group}/signed").split():
+            return group
+        time.sleep(0.01)
+    raise PeerLost(f"rank {rank} waited {timeout} for rank 0")
+
+
 class Ranks:
     """This process among those that train together; alone, everything here costs nothing."""
 
@@ -27,7 +51,7 @@ class Ranks:
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         self.reductions = 0
         if self.size > 1:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+            self._run(self._join)
 
     @property
     def first(self) -> bool:
@@ -70,8 +94,16 @@ class Ranks:
         if self.size > 1:
             dist.destroy_process_group()
 
+    def _join(self) -> None:
+        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store = dist.PrefixStore(group_name(store, rank, size, TIMEOUT), store)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+
     def _run(self, collective, *arguments, **options) -> None:
         try:
             collective(*arguments, **options)
+        except PeerLost:
+            raise
         except RuntimeError as error:
             raise PeerLost(f"rank {self.rank} lost another rank: {error}") from error
