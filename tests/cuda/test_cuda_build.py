@@ -31,7 +31,7 @@ def flags() -> list[str]:
 def compiled(tmp_path_factory):
     """source -> (object file, what ptxas says), two compilers at a time."""
     folder, running, results = tmp_path_factory.mktemp("nvcc"), [], {}
-    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHS]
+    codes = f"-gencode=arch=compute_{ARCHS[0]},code=[{','.join(f'sm_{a}' for a in ARCHS)}]"
 
     def collect():
         for source, target, process in running:
@@ -44,7 +44,7 @@ def compiled(tmp_path_factory):
     sources = sorted(SOURCES, key=lambda name: -(ROOT / "csrc/cuda" / name).stat().st_size)  # slowest first
     for source in sources:
         target = folder / f"{source}.o"
-        command = [NVCC, *flags(), *codes, "-Xptxas", "-v", "-c", f"csrc/cuda/{source}", "-o", str(target)]
+        command = [NVCC, *flags(), codes, "-Xptxas", "-v", "-c", f"csrc/cuda/{source}", "-o", str(target)]
         log = target.with_suffix(".log").open("w")  # not a pipe, which would fill up
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         running.append((source, target, process))
