@@ -22,7 +22,7 @@ needs_cpp = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 USE = """
 import torch
 from vgen_fast import ops
-x, w = torch.randn(2, 3, 4, 5, 6, requires_grad=True), torch.randn(4, 3, 3, 3, 3)
+x, w = torch.randn(2, 3, 4, 5, 12, requires_grad=True), torch.randn(4, 3, 3, 3, 3)
 for call in (lambda **o: ops.modulated_conv3d(x, w, slope=0.2, **o), lambda **o: ops.pixel_norm(x, **o),
              lambda **o: ops.minibatch_stddev(x, **o)):
     y, plain = call(), call(impl="reference")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
 from vgen_fast import ops
 from vgen_fast.ops.choose import unavailable
@@ -140,6 +141,16 @@ def test_no_weight_gradients_leaves_out_shared_weights_only():
     outside = torch.autograd.grad(y, (x, w, bias, noise))
     assert torch.equal(outside[0], found[0])
     assert outside[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("width", "options", "fused"), [(8, {}, False), (9, {}, True), (4, {"up": 2}, True), (4, {"impl": "cpp"}, True)]
+)
+def test_short_rows_go_to_the_library_unless_an_implementation_is_named(width: int, options: dict, fused: bool):
+    x, w = grad(2, 3, 2, 4, width), grad(*W)
+    with profile() as seen:
+        ops.modulated_conv3d(x, w, slope=0.2, **options)
+    assert any("conv_act" in event.key for event in seen.key_averages()) == fused
 
 
 NONE = (0, *X[1:])

@@ -69,9 +69,17 @@ def unavailable(impl: str, device: str) -> str | None:
     return None
 
 
-def choose(op: str, impl: str | None, device: torch.device, supports: Callable[[str], str | None]) -> str:
+def choose(
+    op: str,
+    impl: str | None,
+    device: torch.device,
+    supports: Callable[[str], str | None],
+    reference_is_faster: bool = False,
+) -> str:
     """The implementation to run; `supports(impl)` is the op's own reason against one, or None."""
     wanted = _forced if impl is None else impl
+    if wanted is None and reference_is_faster:
+        return "reference"
     if wanted is None:
         for candidate in ORDER.get(device.type, ()):
             if unavailable(candidate, device.type) is None and supports(candidate) is None:
