@@ -5,28 +5,30 @@
 namespace vgen::VGEN_ISA {
 namespace {
 
-// fn(read) with read(i) element `first` + i of a line stored as S.
+// fn(read, each) with read(i) element `first` + i of a line stored as S, and each(begin, end, fn) the loop that suits it.
 template <class S, class Acc, class F>
 void visit(const Line<Acc>& line, int64_t first, F&& fn) {
   const S *from = reinterpret_cast<const S*>(line.at) + first * line.stride, *sign = reinterpret_cast<const S*>(line.gate);
   const Acc slope = line.gate_slope;
   const int64_t step = line.stride;
+  const auto plain = [](int64_t begin, int64_t end, auto&& each) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) each(i);
+  };
+  const auto gated = [](int64_t begin, int64_t end, auto&& each) { in_vectors<Acc>(begin, end, each); };
   if (sign)
-    fn([=, at = sign + first](int64_t i) { return load<Acc>(from[i]) * leaky_derivative(load<Acc>(at[i]), slope, Acc(1)); });
+    fn([=, at = sign + first](int64_t i) { return load<Acc>(from[i]) * leaky_derivative(load<Acc>(at[i]), slope, Acc(1)); }, gated);
   else if (step == 1)
-    fn([=](int64_t i) { return load<Acc>(from[i]); });
+    fn([=](int64_t i) { return load<Acc>(from[i]); }, plain);
   else
-    fn([=](int64_t i) { return load<Acc>(from[i * step]); });
+    fn([=](int64_t i) { return load<Acc>(from[i * step]); }, plain);
 }
 
 template <class S, class Acc>
 void load_line(const Line<Acc>& line, int64_t first, int64_t count, Acc* __restrict out) {
   const int64_t begin = std::clamp<int64_t>(-first, 0, count), end = std::clamp<int64_t>(line.size - first, begin, count);
   std::fill(out, out + begin, Acc(0));
-  visit<S>(line, first, [=](auto read) {
-#pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) out[i] = read(i);
-  });
+  visit<S>(line, first, [=](auto read, auto each) { each(begin, end, [=](int64_t i) { out[i] = read(i); }); });
   std::fill(out + end, out + count, Acc(0));
 }
 
@@ -34,15 +36,15 @@ template <int step, class S, class Acc>
 void load_phases(const Line<Acc>& line, int64_t first, int64_t count, Acc* __restrict out, int64_t pitch) {
   const int64_t begin = std::clamp<int64_t>((-first + step - 1) / step, 0, count);
   const int64_t end = std::clamp<int64_t>((line.size - first) / step, begin, count);
-  visit<S>(line, first, [=, size = line.size](auto read) {
+  visit<S>(line, first, [=, size = line.size](auto read, auto each) {
     auto edge = [=](int64_t j) {
       for (int64_t i = 0, at = first + step * j; i < step; ++i, ++at)
         out[i * pitch + j] = at >= 0 && at < size ? read(step * j + i) : Acc(0);
     };
     for (int64_t j = 0; j < begin; ++j) edge(j);
-#pragma GCC ivdep
-    for (int64_t j = begin; j < end; ++j)
+    each(begin, end, [=](int64_t j) {
       for (int i = 0; i < step; ++i) out[i * pitch + j] = read(step * j + i);
+    });
     for (int64_t j = end; j < count; ++j) edge(j);
   });
 }
@@ -66,8 +68,7 @@ constexpr Storage<Acc> kStorage{sizeof(S), load_line<S, Acc>, load_any_phases<S,
 template <class Filter, class Acc>
 void filter_input(const Acc* rows, int64_t row_stride, int64_t pitch, int64_t count, Acc* out, int64_t sub_size) {
   constexpr int window = Filter::window, subs = Filter::subs;
-#pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j) {
+  in_vectors<Acc>(0, count, [=](int64_t j) {
     Acc lines[window][subs];
 #pragma GCC unroll 8
     for (int r = 0; r < window; ++r) {
@@ -85,7 +86,7 @@ void filter_input(const Acc* rows, int64_t row_stride, int64_t pitch, int64_t co
 #pragma GCC unroll 8
       for (int r = 0; r < subs; ++r) out[(r * subs + s) * sub_size + j] = value[r];
     }
-  }
+  });
 }
 
 // Packs one channel of one sample's plane; `plane` is its row 0.

@@ -143,6 +143,22 @@ struct Line {
 template <class Acc>
 const Storage<Acc>& storage(Dtype dtype);
 
+// fn(j) for begin <= j < end, a vector of them at a time. The last vector begins early where they do not fill it, so that
+// some j come twice and none alone: fn must not read what it writes.
+template <class Acc, class F>
+VGEN_INLINE void in_vectors(int64_t begin, int64_t end, F&& fn) {
+  constexpr int64_t lanes = kLanes<Acc>;
+  if (end - begin < lanes) {
+    for (int64_t j = begin; j < end; ++j) fn(j);
+    return;
+  }
+  for (int64_t j = begin;; j = std::min(j + lanes, end - lanes)) {
+#pragma GCC ivdep
+    for (int64_t k = j; k < j + lanes; ++k) fn(k);
+    if (j == end - lanes) return;
+  }
+}
+
 // Calls fn with the filter of a paired mode.
 template <class F>
 void with_filter(AxisMode mode, F&& fn) {

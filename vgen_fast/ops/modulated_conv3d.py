@@ -299,9 +299,9 @@ def _flipped(w: Tensor) -> Tensor:
     return w.flip(-1, -2, -3).transpose(-5, -4)
 
 
-def _input_gradient(g, w, up, down, padding, size, impl) -> Tensor:
+def _input_gradient(g, w, up, down, padding, size, impl, gain=1.0) -> Tensor:
     mirrored = [k - 1 - p for k, p in zip(w.shape[-3:], padding, strict=True)]
-    gain = math.prod(up) / math.prod(down)  # the sum over copies is `prod(up)` times their average
+    gain *= math.prod(up) / math.prod(down)  # the sum over copies is `prod(up)` times their average
     flags = (1.0, gain, False, down, up, mirrored, size, 0.0, False, impl)
     return call("conv_act", g, _flipped(w), None, None, *flags)[0]
 
@@ -334,11 +334,16 @@ def _conv_act_backward(ctx, gy, _):
         flags = (slope, gain, up, down, padding)
         gx, gw, gb = call("conv_act_backward", gy, y, x, w, *flags, wants[0], wants_w)
     else:
-        gz = gy * gain if y is None else call("act_backward", gy, y, r, slope, gain, pixel_norm, impl)
+        gz, linear = gy, gain  # what a gain alone does to g is left to those who read it
+        if y is not None:
+            gz, linear = call("act_backward", gy, y, r, slope, gain, pixel_norm, impl), 1.0
         if wants[0]:
-            gx = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl)
+            gx = _input_gradient(gz, w, up, down, padding, x.shape[2:], impl, linear)
         if wants_w:
             gw, gb = call("conv_weight_gradient", x, gz, w.shape[-3:], up, down, padding, w.ndim == 6, impl)
+            gw, gb = (gw, gb) if linear == 1 else (gw * linear, gb * linear)
+        if wants[3]:
+            gz = gz if linear == 1 else gz * linear
     return (
         gx if wants[0] else None,
         gw.to(w.dtype) if wants[1] else None,
