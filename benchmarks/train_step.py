@@ -3,7 +3,8 @@ networks in plain eager PyTorch: `python benchmarks/train_step.py --table`.
 
 Eager is `ops.using("reference")`: the same loop, optimizer and clips, the convolutions and everything around them as
 torch functions. The sides take turns in one process; a figure is the median. Peak memory is the growth of a fresh
-process over its first step, Adam's moments included. `recompute` keeps only the input of each block between the passes.
+process over its first step, Adam's moments included. `recompute` keeps only the inputs of the critic's blocks in the
+penalty (Phase.recompute "penalty"), where a step needs most.
 """
 
 import argparse
@@ -62,10 +63,9 @@ def stepper(row: Row, side: str):
     """A function that does one step of a side."""
     torch.manual_seed(0)
     system = progressive.build(progressive.Config())
-    phase = Phase(row.level, 0, 1, row.batch, row.batch, 1e-3, 1e-3)
+    phase = Phase(row.level, 0, 1, row.batch, row.batch, 1e-3, 1e-3, "penalty" if side == "recompute" else "nothing")
     training = loop.Training((phase,), {"video": OBJECTIVES["wgan_gp"]})
     state = loop.start(system, training)
-    memory.recompute(system, side == "recompute")
     rng = torch.Generator().manual_seed(1)
     video = torch.randint(256, (row.batch, 3, *system.sizes[row.level]), generator=rng, dtype=torch.uint8)
 

@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import re
 from typing import Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .models import progressive
 from .models.system import Stage
-from .train.schedule import Phase, stage_at
+from .train.schedule import Phase, Recompute, stage_at
+
+UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+SIZE = rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})"
 
 
 class Settings(BaseModel):
@@ -63,13 +67,17 @@ class Config(Settings):
     feature_matching: float = Field(0.0, ge=0)
     """Weight of the distance between mean features of real and fake clips in the generator's loss."""
     data: str = "shapes"
-    """Where clips come from: "shapes" are made on the fly."""
+    """Where clips come from: "shapes" are made on the fly; else a folder of classes, each a folder of film strips."""
     clips: int = Field(gt=0)
     """Length of the run, in clips the networks have seen."""
     batch: int | None = Field(None, gt=0)
     """Clips a step, on all ranks together; without it, what the schedule says of each level."""
     micro_batch: int | None = Field(None, gt=0)
     """Clips that pass through the networks at once; a batch is accumulated from as many as it takes."""
+    recompute: Recompute = "nothing"
+    """Passes that make their activations again instead of keeping them: less memory for more time, the same numbers."""
+    memory: str | None = None
+    """What a step may hold, as 8GiB or 900MB: levels that need more recompute as much as it takes."""
     seed: int = 0
     """Everything random is a function of it."""
     phases: tuple[Grow, ...]
@@ -96,6 +104,7 @@ class Config(Settings):
                 micro_batch=min(self.micro_batch or batch, batch),
                 critic_rate=self.optim.critic_lr * grow.rate,
                 generator_rate=self.optim.generator_lr * grow.rate,
+                recompute=self.recompute,
             )
             for level, grow in enumerate(self.phases)
         )
@@ -103,12 +112,29 @@ class Config(Settings):
     def stage(self, clips_seen: int) -> Stage:
         return stage_at(self.schedule(), clips_seen)
 
+    @property
+    def budget(self) -> int | None:
+        """`memory` in bytes."""
+        if self.memory is None:
+            return None
+        number, unit = re.fullmatch(SIZE, self.memory).groups()
+        return int(float(number) * UNITS[unit])
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(SIZE, value):
+            raise ValueError("wants a size such as 8GiB or 900MB")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         if len(self.phases) != len(self.system.rows):
             raise ValueError(
                 f"{len(self.system.rows)} levels of the system need as many phases, got {len(self.phases)}"
             )
+        if self.memory is not None and self.recompute != "nothing":
+            raise ValueError("memory chooses what to recompute: give one of memory and recompute")
         for level, phase in enumerate(self.phases):
             batch, group = self.batch or phase.batch, self.system.group
             micro = min(self.micro_batch or batch, batch)
@@ -130,8 +156,8 @@ class Config(Settings):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
 
     def digest(self) -> str:
-        """Of everything that decides the numbers of a run; its length and its intervals do not."""
-        values = json.loads(self.model_dump_json(exclude={"clips", "every"}))
+        """Of everything that decides the numbers of a run; its length, its intervals and its memory do not."""
+        values = json.loads(self.model_dump_json(exclude={"clips", "every", "memory", "recompute"}))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

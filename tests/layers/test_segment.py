@@ -1,19 +1,28 @@
-"""Recomputed activations give the same losses and gradients, of a penalty too."""
+"""Recomputed activations give the same losses and gradients, of a penalty too, and are not kept meanwhile."""
+
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.train.tiny import bits, make, take
-from vgen_fast.layers.segment import Segment
-from vgen_fast.train import memory
+from vgen_fast.layers.segment import Segment, recomputing
+
+HIDDEN = 200  # numbers in an activation inside the segment; x has 24
 
 
-@pytest.mark.parametrize("objective", ["wgan_gp", "swgan", "vanilla_r1"])
-def test_a_step_with_recomputed_activations_is_the_same_step(objective):
+def segment(dtype=torch.float32) -> Segment:
+    return Segment(torch.nn.Linear(6, 50), torch.nn.Tanh(), torch.nn.Linear(50, 50), torch.nn.Tanh()).to(dtype)
+
+
+@pytest.mark.parametrize("objective", ["wgan_gp", "swgan", "swgan_thesis", "vanilla_r1"])
+@pytest.mark.parametrize("recompute", ["penalty", "all"])
+def test_a_step_with_recomputed_activations_is_the_same_step(objective, recompute):
     found = []
-    for on in (False, True):
+    for passes in ("nothing", recompute):
         state, training = make(objective, torch.float64)
-        memory.recompute(state.system, on)
+        training = replace(training, phases=tuple(replace(phase, recompute=passes) for phase in training.phases))
         losses = take(state, training, 2)[-1]
         found.append({**bits(state), **losses})
     for name, value in found[0].items():
@@ -22,14 +31,53 @@ def test_a_step_with_recomputed_activations_is_the_same_step(objective):
         )
 
 
-def test_a_segment_keeps_its_input_alone():
-    segment = Segment(torch.nn.Linear(6, 50), torch.nn.Tanh(), torch.nn.Linear(50, 50), torch.nn.Tanh())
-    x = torch.randn(4, 6, requires_grad=True)
-    kept = []
-    for segment.recompute in (False, True):
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
-            segment(x)
-        kept.append(sum(n for n in sizes if n == 200))
-    assert kept[0] > 0
-    assert kept[1] == 0
+def test_gradients_to_order_2_are_those_of_differences():
+    part = segment(torch.float64)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    with recomputing(part, True):
+        torch.autograd.gradcheck(lambda x, *_: part(x), (x, *part.parameters()))
+        torch.autograd.gradgradcheck(lambda x, *_: part(x), (x, *part.parameters()), atol=1e-4)
+    assert not part.recompute
+
+
+def test_frozen_parameters_pass_the_gradient_on():
+    part, x = segment().requires_grad_(False), torch.randn(4, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(part(x).sum(), x)
+    with recomputing(part, True):
+        assert torch.equal(torch.autograd.grad(part(x).sum(), x)[0], expected)
+
+
+def test_a_third_derivative_raises():
+    part, x = segment(), torch.randn(4, 6, requires_grad=True)
+    with recomputing(part, True):
+        (first,) = torch.autograd.grad(part(x).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            second.sum().backward()
+
+
+class Kept:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_segment_keeps_what_goes_in_alone(order):
+    part, x, counts = segment(), torch.randn(4, 6, requires_grad=True), []
+    for on in (False, True):
+        alive = weakref.WeakSet()
+
+        def pack(tensor, alive=alive):
+            alive.add(kept := Kept(tensor))
+            return kept
+
+        with recomputing(part, on), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+            y = part(x)
+            if order == 2:
+                (first,) = torch.autograd.grad(y, x, torch.randn_like(y), create_graph=True)
+                del y
+            counts.append(sum(kept.tensor.numel() == HIDDEN for kept in alive))
+            if order == 2:
+                first.sum().backward()
+    assert counts[0] > order
+    assert counts[1] <= order - 1  # the gradient that goes in

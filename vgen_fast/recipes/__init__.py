@@ -7,6 +7,7 @@ from . import progressive, shapes
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapes": shapes.shapes,
+    "shape-motion": shapes.shape_motion,
     "progressive-ucf101-128": progressive.ucf101_128,
     "progressive-golf-128": progressive.golf_128,
     "progressive-aeroplane-128": progressive.aeroplane_128,

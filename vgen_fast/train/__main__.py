@@ -13,6 +13,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge 
 import torch
 
 from ..config import Config, Settings, from_yaml
+from ..data.strips import BadClip, Strips, TooMuchBadData
 from ..data.synthetic import MovingShapes
 from ..models import progressive
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
@@ -20,12 +21,13 @@ from ..recipes import RECIPES
 from . import report
 from .distributed import PeerLost, Ranks
 from .folder import Folder, InUse, write_whole
-from .loop import Training, networks, start, step
-from .memory import peak_megabytes
+from .loop import Batches, Training, networks, start, step
+from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
 from .run import LOST, Intervals, Run
+from .schedule import Phase
 
-USAGE, BUILT_IN = 2, "shapes"
+USAGE, BAD_DATA, BUILT_IN = 2, 65, "shapes"
 PROGRAM = "python -m vgen_fast.train"
 EXAMPLES = f"""examples:
   {PROGRAM}                                   # the built-in recipe: moving shapes, on this CPU in minutes
@@ -69,6 +71,9 @@ def main(argv: Sequence[str]) -> int:
     except PeerLost as error:  # before the first step; Run answers for the rest
         report.complain(str(error))
         return LOST
+    except TooMuchBadData as error:
+        report.complain(str(error))
+        return BAD_DATA
 
 
 def recipe_table() -> str:
@@ -87,9 +92,9 @@ def recipe_table() -> str:
 # -------------------------------------------------------------------------------------------------- config -> records
 
 
-def training_of(config: Config) -> Training:
+def training_of(config: Config, phases: tuple[Phase, ...]) -> Training:
     return Training(
-        config.schedule(),
+        phases,
         {"video": OBJECTIVES[config.objective]},
         seed=config.seed,
         critic_steps=config.critic_steps,
@@ -100,20 +105,46 @@ def training_of(config: Config) -> Training:
     )
 
 
-def build(config: Config):
+def build(config: Config, phases: tuple[Phase, ...]):
     torch.manual_seed(config.seed)
-    return progressive.build(config.system, config.sliced, config.feature_matching), training_of(config)
+    return progressive.build(config.system, config.sliced, config.feature_matching), training_of(config, phases)
 
 
-def dataset(config: Config) -> MovingShapes:
-    if config.data != "shapes":
-        refuse(f'--data {config.data}: this version trains on "shapes" alone')
-    return MovingShapes(config.system.sizes[-1], config.seed)
+def phases_of(config: Config) -> tuple[Phase, ...]:
+    """The schedule, with as much computed again as --memory asks for."""
+    phases = config.schedule()
+    if config.budget is None:
+        return phases
+    found = []
+    for phase, size in zip(phases, config.system.sizes, strict=True):
+        try:
+            found.append(fitting(lambda: build(config, phases), phase, len(config.system.classes), config.budget))
+        except OverBudget as error:
+            refuse(
+                f"--memory {config.memory}: {phase.micro_batch} clips of {'x'.join(map(str, size))} at once need "
+                f"{error.bytes / 2**20:.0f} MiB with everything recomputed; a smaller --micro-batch needs less"
+            )
+    return tuple(found)
+
+
+def dataset(config: Config) -> Batches:
+    size = config.system.sizes[-1]
+    if config.data == "shapes":
+        return MovingShapes(size, config.seed)
+    if not Path(config.data).is_dir():
+        refuse(f'--data {config.data}: neither a folder nor "shapes"')
+    try:
+        strips = Strips(Path(config.data), size, config.seed, report.complain)
+    except BadClip as error:
+        refuse(str(error))
+    if config.system.classes and config.system.classes != (len(strips.classes),):
+        refuse(f"{config.data} has {len(strips.classes)} classes, the system {config.system.classes}")
+    return strips
 
 
 def launch(config: Config, outdir: Path, argv: list[str]) -> int:
-    batches, ranks = dataset(config), Ranks()
-    for phase in config.schedule():
+    batches, phases, ranks = dataset(config), phases_of(config), Ranks()
+    for phase in phases:
         whole = phase.batch // ranks.size
         if (
             phase.batch % ranks.size
@@ -135,7 +166,9 @@ def launch(config: Config, outdir: Path, argv: list[str]) -> int:
             refuse(problem)
         intervals = Intervals(**config.every.model_dump())
         facts, classes = {"config": config.digest()}, config.system.classes
-        return Run(lambda: build(config), batches, folder, outdir, ranks, config.clips, intervals, facts, classes).go()
+        return Run(
+            lambda: build(config, phases), batches, folder, outdir, ranks, config.clips, intervals, facts, classes
+        ).go()
     finally:
         if folder:
             folder.close()
@@ -160,21 +193,24 @@ def opened(config: Config, outdir: Path, argv: list[str]) -> Folder:
 
 
 def dry_run(config: Config) -> int:
-    batches = dataset(config)
-    system, training = build(config)
+    batches, phases = dataset(config), phases_of(config)
+    system, training = build(config, phases)
     report.show(
         "\n".join(
             f"{n:10} {sum(p.numel() for p in m.parameters()):>12,} parameters" for n, m in networks(system).items()
         )
     )
-    for phase, size in zip(training.phases, system.sizes, strict=True):
+    for phase, size in zip(phases, system.sizes, strict=True):
+        expected = foretold(lambda: build(config, phases), phase, len(config.system.classes)) / 2**20
         alone = replace(training, phases=(replace(phase, fade_clips=0),))
         state = start(system, alone)
-        one = lambda: step(state, alone, batches, lambda gradients: None)  # noqa: E731, B023
         began = time.perf_counter()
-        peak = peak_megabytes(one)
+        step(state, alone, batches, lambda gradients: None)
         took = time.perf_counter() - began
-        report.show(f"{'x'.join(map(str, size)):>12}  batch {phase.batch:3}  {peak:8.0f} MB  {took:6.2f} s a step")
+        report.show(
+            f"{'x'.join(map(str, size)):>12}  batch {phase.batch:3}  recompute {phase.recompute:8}  "
+            f"{expected:6.0f} MiB expected  {took:6.2f} s the first step"
+        )
     return 0
 
 

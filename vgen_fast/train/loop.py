@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..layers.segment import recomputing
 from ..models.system import Critic, Draw, Stage, System
 from . import ema, seeding
 from .objectives import Objective
@@ -127,7 +128,8 @@ class Step:
                 fake = system.generator(inputs, stage)
                 seen_fake = critic.view(fake, inputs, stage)
                 seen_real = critic.view(system.real(video, inputs, stage), inputs, stage)
-            scores_real, scores_fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
+            with recomputing(critic.module, self.phase.recompute == "all"):
+                scores_real, scores_fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
             loss = objective.critic(scores_real, scores_fake)
             self.note(f"{critic.name}/loss", loss, share)
             self.note(f"{critic.name}/real", scores_real.mean(), share)
@@ -135,7 +137,8 @@ class Step:
             self.note("generator/adversarial", critic.weight * objective.generator(scores_fake.detach()), share)
             (share * loss).backward()
             if objective.penalty and penalised:
-                penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw)
+                with recomputing(critic.module, self.phase.recompute != "nothing"):
+                    penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw)
                 self.note(f"{critic.name}/penalty", penalty, share)
                 (share * self.training.penalty_every * penalty).backward()
 
@@ -145,10 +148,12 @@ class Step:
         for rows, share, video, labels in self.real():
             draw = self.draw(rows, "generator")
             inputs = system.draw_inputs(video, labels, draw)
-            fake = system.generator(inputs, stage)
+            with recomputing(system.generator, self.phase.recompute == "all"):
+                fake = system.generator(inputs, stage)
             loss = self.like.new_zeros(())
             for critic in system.critics:
-                scores = critic.module(critic.view(fake, inputs, stage), stage)
+                with recomputing(critic.module, self.phase.recompute == "all"):
+                    scores = critic.module(critic.view(fake, inputs, stage), stage)
                 loss = loss + critic.weight * self.training.objectives[critic.name].generator(scores)
             for term in system.terms:
                 value = term.value(fake, system.real(video, inputs, stage), inputs, stage)
@@ -212,16 +217,22 @@ class Step:
         return self.losses
 
 
-def step(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)):
-    """One step of every network; returns its losses and leaves the state one batch on."""
+def begin(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)) -> Step:
+    """The step that starts where the state is: (rank, number of ranks) takes its share of the batch."""
     phase, _ = phase_at(training.phases, state.clips_seen)
     stage = stage_at(training.phases, state.clips_seen)
-    structure = (stage.level, stage.fade < 1)
+    group = min(max(critic.group or 1 for critic in state.system.critics), phase.batch)
+    rows = micro_batches(phase.batch, phase.micro_batch, group, *ranks)
+    like = next(state.system.generator.parameters()).detach()
+    return Step(state, training, batches, phase, stage, rows, total, like)
+
+
+def step(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)):
+    """One step of every network; returns its losses and leaves the state one batch on."""
+    one = begin(state, training, batches, total, ranks)
+    structure = (one.stage.level, one.stage.fade < 1)
     if training.reset_moments and structure != state.structure:
         for optimizer in state.optimizers.values():
             optimizer.state.clear()
     state.structure = structure
-    group = min(max(critic.group or 1 for critic in state.system.critics), phase.batch)
-    rows = micro_batches(phase.batch, phase.micro_batch, group, *ranks)
-    like = next(state.system.generator.parameters()).detach()
-    return Step(state, training, batches, phase, stage, rows, total, like).run()
+    return one.run()

@@ -1,14 +1,22 @@
-"""How much memory a call takes at its height, and giving some of it for time."""
+"""How much memory a step takes, measured or foretold from shapes, and what to compute again to stay in a budget."""
 
 import math
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from ..layers.segment import Segment
 from ..models.system import System
-from .loop import networks
+from .loop import State, Training, begin, networks, only
+from .schedule import Phase, Recompute
 
 
 def peak_megabytes(run: Callable[[], object]) -> float:
@@ -31,9 +39,73 @@ def peak_megabytes(run: Callable[[], object]) -> float:
     return max(status("VmHWM") - before, 0) / 1024
 
 
-def recompute(system: System, on: bool) -> None:
-    """Whether the blocks of every network keep their activations between the passes or make them again."""
-    for module in networks(system).values():
-        for part in module.modules():
-            if isinstance(part, Segment):
-                part.recompute = on
+class OverBudget(ValueError):
+    """A step needs at least `bytes`."""
+
+    def __init__(self, need: int):
+        super().__init__(f"a step needs {need} bytes")
+        self.bytes = need
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors made inside that are alive, and the most there have been at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.add(leaf.untyped_storage())
+        return result
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.drop, key, size)
+
+    def drop(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def foretold(build: Callable[[], tuple[System, Training]], phase: Phase, num_labels: int) -> int:
+    """Bytes that training holds at the height of a step of this phase: weights, Adam's moments, the averaged copy, and
+    all that the step makes on its way. From shapes alone, nothing is computed; the work space of kernels (some tens of
+    MB) is not in it.
+    """
+
+    def batches(positions: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor | None]:
+        labels = torch.zeros(len(positions), num_labels, dtype=torch.long) if num_labels else None
+        return torch.zeros(len(positions), 3, *size, dtype=torch.uint8), labels
+
+    with FakeTensorMode(), Live() as live:
+        system, training = build()
+        training = replace(training, phases=(phase,))
+        state = State(system, system.generator, {}, steps=dict.fromkeys(networks(system), 0))
+        step = begin(state, training, batches, lambda gradients: None)
+        step.load()
+        kept = sum(p.untyped_storage().nbytes() for p in system.generator.parameters())  # of the averaged copy
+        passes = {critic.module: partial(step.critic, critic, 0) for critic in system.critics}
+        for module, run in (*passes.items(), (system.generator, step.generator)):
+            with only(system, module):
+                run()
+            kept += sum(2 * p.grad.untyped_storage().nbytes() for p in module.parameters() if p.grad is not None)
+            module.zero_grad()
+    return live.most + kept
+
+
+def fitting(build: Callable[[], tuple[System, Training]], phase: Phase, num_labels: int, budget: int) -> Phase:
+    """The phase with as little computed again as the budget, in bytes, allows; OverBudget if even all is too little."""
+    for recompute in get_args(Recompute):
+        phase = replace(phase, recompute=recompute)
+        if (need := foretold(build, phase, num_labels)) <= budget:
+            return phase
+    raise OverBudget(need)

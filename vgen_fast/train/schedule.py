@@ -3,8 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..models.system import Stage
+
+Recompute = Literal["nothing", "penalty", "all"]  # which passes make their activations again instead of keeping them
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Phase:
     micro_batch: int
     critic_rate: float
     generator_rate: float
+    recompute: Recompute = "nothing"
 
     @property
     def clips(self) -> int:

@@ -1,0 +1,86 @@
+"""Film strips as MoCoGAN publishes them: frames in order both ways round, classes, windows, bad files."""
+
+import numpy as np
+import pytest
+import torch
+
+from vgen_fast.data import write
+from vgen_fast.data.strips import BadClip, Strips, TooMuchBadData, read_strip
+
+
+def numbered(count: int, side: int = 8, offset: int = 0) -> np.ndarray:
+    """Frame t is of colour (t, offset, 255) all over."""
+    frames = np.zeros((count, side, side, 3), np.uint8)
+    frames[..., 0] = np.arange(count)[:, None, None] * 7
+    frames[..., 1:] = offset, 255
+    return frames
+
+
+def save(path, frames: np.ndarray, across: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write.png(path, np.concatenate(frames, axis=1 if across else 0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(6):
+        save(tmp_path / ("up" if i % 2 else "aside") / f"{i}.png", numbered(32, offset=i), across=i < 4)
+    (tmp_path / "up" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_frames_come_in_order_whichever_way_round_the_strip_is(tmp_path, across):
+    frames = np.random.default_rng(0).integers(256, size=(5, 8, 8, 3), dtype=np.uint8)
+    save(tmp_path / "a.png", frames, across)
+    np.testing.assert_array_equal(read_strip(tmp_path / "a.png"), frames)
+
+
+def test_each_time_round_has_every_clip_once_under_its_class(folder):
+    strips = Strips(folder, (16, 8, 8), seed=3)
+    assert strips.classes == ("aside", "up")
+    orders = []
+    for start in (0, 6):
+        clips = [strips.clip(i) for i in range(start, start + 6)]
+        orders.append([int(frames[0, 0, 0, 1]) for frames, _ in clips])
+        assert sorted(orders[-1]) == list(range(6))
+        for frames, (label,) in clips:
+            assert label == frames[0, 0, 0, 1] % 2
+            assert (np.diff(frames[:, 0, 0, 0].astype(int)) == 14).all()  # every second frame
+    assert orders[0] != orders[1]
+    again, _ = Strips(folder, (16, 8, 8), seed=3)(torch.tensor([7, 1]), (8, 4, 4))
+    both, _ = strips(torch.tensor([7, 1]), (8, 4, 4))
+    assert torch.equal(again, both)
+    assert both.shape == (2, 3, 8, 4, 4)
+    assert (both[0, 0, :, 0, 0].diff() == 28).all()  # the mean of two frames
+
+
+def test_windows_start_anywhere(folder):
+    strips = Strips(folder, (16, 8, 8), seed=0)
+    assert {int(strips.clip(i)[0][0, 0, 0, 0]) for i in range(40)} == {0, 7}
+
+
+def test_a_bad_file_is_named_once_and_replaced_and_too_many_end_it(folder):
+    (folder / "up" / "1.png").write_bytes(b"torn")
+    save(folder / "up" / "7.png", numbered(3))
+    said = []
+    strips = Strips(folder, (16, 8, 8), 0, said.append)
+    with pytest.raises(TooMuchBadData, match=r"1 of 7 files are bad: .*/(1|7).png is "):
+        [strips.clip(i) for i in range(7)]
+    for i in range(8, 60):
+        save(folder / "up" / f"{i}.png", numbered(16, offset=100))
+    said.clear()
+    strips = Strips(folder, (16, 8, 8), 0, said.append)
+    clips = [strips.clip(i)[0] for i in range(2 * len(strips.files))]
+    assert {len(frames) for frames in clips} == {16}
+    assert len(said) == 2
+    assert any("1.png is no picture" in text for text in said)
+    assert any("7.png is 3x8x8, which gives no clip of 16x8x8" in text for text in said)
+
+
+def test_what_is_no_strip_says_so(tmp_path):
+    with pytest.raises(BadClip, match="no folders of pictures"):
+        Strips(tmp_path, (16, 8, 8), 0)
+    write.png(tmp_path / "odd.png", np.zeros((8, 20, 3), np.uint8))
+    with pytest.raises(BadClip, match="8x20: not a whole number of square frames"):
+        read_strip(tmp_path / "odd.png")
