@@ -130,6 +130,16 @@ def test_kill_9_loses_no_more_than_the_last_checkpoint_and_changes_no_bit(tmp_pa
     assert not list((folder / "checkpoints").glob(".partial*"))
 
 
+def test_a_complete_run_sweeps_up_what_a_killed_save_left(tmp_path):
+    folder = tmp_path / "run"
+    assert run(folder, "--clips", 24).returncode == 0
+    left = folder / "checkpoints/.partial-0000000016"
+    left.mkdir()
+    (left / "average.safetensors").write_bytes(b"half")
+    assert run(folder, "--clips", 24).returncode == 0
+    assert not left.exists()
+
+
 def test_a_damaged_checkpoint_is_skipped_aloud_and_without_any_whole_one_the_run_refuses(tmp_path, straight):
     folder = tmp_path / "run"
     assert run(folder, "--clips", 80).returncode == 0

@@ -241,10 +241,15 @@ def candidates(folder: Path, run: str, skipped: Callable[[str], None]) -> list[C
     return sorted(found, key=lambda checkpoint: checkpoint.clips_seen, reverse=True)
 
 
-def prune(folder: Path, run: str, keep: int, kept: set[int]) -> None:
-    """Removes this run's checkpoints but the newest `keep` and those in `kept`, and what killed saves left."""
+def sweep(folder: Path) -> None:
+    """Removes what killed saves and removals left."""
     for path in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(folder: Path, run: str, keep: int, kept: set[int]) -> None:
+    """Removes this run's checkpoints but the newest `keep` and those in `kept`, and what killed saves left."""
+    sweep(folder)
     for checkpoint in candidates(folder, run, lambda reason: None)[keep:]:
         if checkpoint.clips_seen not in kept:
             going = folder / f"{PARTIAL}{checkpoint.path.name}"

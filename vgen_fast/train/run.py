@@ -162,6 +162,8 @@ class Run:
 
     def go(self) -> int:
         """Trains to the end, a signal or a fault; the exit code."""
+        if self.folder:
+            checkpoint.sweep(self.folder.checkpoints)
         if not self.restore():
             report.complain(f"{self.path / 'checkpoints'} holds checkpoints, but none that is whole")
             return self.end(NOTHING_VALID)
