@@ -57,6 +57,9 @@ def test_bad_steps_between_good_ones_are_counted_and_the_run_goes_on(go):
     assert len(named(events, "nonfinite")) == it.state.events["video/nonfinite"] == 20
     assert named(events, "nonfinite")[0]["site"] == "video"
     assert not named(events, "rollback")
+    rows = whole_lines(it.path / "stats.jsonl")
+    assert [bool(row["losses"]) for row in rows] == [True, False] * 20  # a tick a step: nothing of a bad one is told
+    assert "NaN" not in (it.path / "stats.jsonl").read_text()
 
 
 def test_ten_in_a_row_go_back_to_the_newest_checkpoint_and_on_with_other_clips(go):

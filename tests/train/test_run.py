@@ -130,6 +130,37 @@ def test_kill_9_loses_no_more_than_the_last_checkpoint_and_changes_no_bit(tmp_pa
     assert not list((folder / "checkpoints").glob(".partial*"))
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_74_and_space_lets_it_go_on(small_disk, straight):
+    """Whatever is being written when the disk is full: checkpoint, samples, statistics or report."""
+    for free in (40, 260, 500):  # KiB left when the run starts
+        folder = small_disk / "run"
+        for path in sorted(small_disk.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (small_disk / "ballast").write_bytes(b"x" * (4096 - free) * 1024)
+        full = run(folder, "--clips", 160, timeout=30)
+        assert full.returncode == 74, full.stderr
+        assert "No space left on device" in full.stderr
+        assert "Traceback" not in full.stderr
+        if last := committed(folder):
+            assert newest(folder).clips_seen >= last[-1]
+    (small_disk / "ballast").unlink()
+    again = run(folder, "--clips", 160)
+    assert again.returncode == 0, again.stderr
+    assert digests(folder) == digests(straight)
+
+
 def test_a_complete_run_sweeps_up_what_a_killed_save_left(tmp_path):
     folder = tmp_path / "run"
     assert run(folder, "--clips", 24).returncode == 0

@@ -21,6 +21,7 @@ from .seeding import derived
 
 SAMPLES = 24
 STRIP_FRAMES = 8
+RECENT, LATELY = 64, 30.0  # updates, and seconds, that the speed is taken over
 
 
 def duration(seconds: float) -> str:
@@ -41,11 +42,11 @@ class Progress:
     def __init__(self, clips: int, clips_seen: int, work: Callable[[int], float]):
         """`work`: how much of the whole is done at a number of clips seen, for the time that is left."""
         self.clips, self.work, self.live = clips, work, sys.stderr.isatty()
-        self.recent: deque[tuple[float, int]] = deque([(time.monotonic(), clips_seen)], maxlen=64)
+        self.recent: deque[tuple[float, int]] = deque([(time.monotonic(), clips_seen)], maxlen=RECENT)
         self.shown = 0.0
 
     def rate(self) -> float:
-        """Clips a second over the last steps."""
+        """Clips a second, lately."""
         (t0, c0), (t1, c1) = self.recent[0], self.recent[-1]
         return (c1 - c0) / max(t1 - t0, 1e-9)
 
@@ -63,6 +64,8 @@ class Progress:
     def update(self, clips_seen: int, size: tuple[int, int, int], stage: Stage, losses: dict[str, float], tick: bool):
         now = time.monotonic()
         self.recent.append((now, clips_seen))
+        while len(self.recent) > 2 and self.recent[1][0] < now - LATELY:
+            self.recent.popleft()
         if self.live and now - self.shown > 0.5:
             text = self.line(clips_seen, size, stage, losses)
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)

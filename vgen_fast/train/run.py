@@ -3,6 +3,7 @@
 On several ranks all step together; the first one reads the list of checkpoints, and it alone writes.
 """
 
+import errno
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from .loop import Batches, State, Training, start, step
 from .schedule import due, stage_at, work
 
 DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
@@ -180,6 +182,11 @@ class Run:
         except checkpoint.CannotSave as error:
             report.complain(f"cannot save a checkpoint: {error}")
             code = CANNOT_SAVE
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            report.complain(f"cannot write into {self.path}: {error.strerror}")
+            code = CANNOT_SAVE
         except PeerLost as error:
             report.complain(str(error))
             self.event("rank_lost", reason=str(error))
@@ -187,9 +194,15 @@ class Run:
         return self.end(code)
 
     def end(self, code: int) -> int:
-        self.event("exit", code=code)
-        if self.folder:
-            report.write_page(self.path)
+        try:
+            self.event("exit", code=code)
+            if self.folder:
+                report.write_page(self.path)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            report.complain(f"cannot finish the report in {self.path}: {error.strerror}")
+            return code or CANNOT_SAVE
         return code
 
     def steps(self, signals: Signals) -> int:
@@ -213,11 +226,12 @@ class Run:
                 self.roll_back()
                 state = self.state
                 continue
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
-            tick = due(self.intervals.tick, before, state.clips_seen)
-            if tick or progress.live:
+            if not self.bad:  # on all ranks or on none
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                count += 1
+            tick, means = due(self.intervals.tick, before, state.clips_seen), {}
+            if (tick or progress.live) and count:
                 values = torch.stack(list(sums.values())) / count
                 if tick:
                     self.ranks.total([values])  # a rank's losses are its share of the batch's

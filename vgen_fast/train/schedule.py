@@ -53,7 +53,7 @@ def work(phases: Sequence[Phase], sizes: Sequence[tuple[int, int, int]], clips_s
         end = clips_seen if phase is phases[-1] else min(clips_seen, begin + phase.clips)
         if end <= begin:
             break
-        total += (end - begin) * (math.prod(sizes[phase.level]) + 500)
+        total += (end - begin) * (math.prod(sizes[phase.level]) + 3_000)
         begin = end
     return total
 
