@@ -44,10 +44,10 @@ def test_due_once_for_every_multiple_passed(every, before, after, wanted):
 
 
 def test_work_grows_by_the_voxels_of_each_level():
-    sizes = ((1, 2, 5), (1, 10, 50), (10, 10, 95))
-    wanted = 50 * 510 + 100 * 1000 + 7 * 10_000
+    sizes = ((1, 2, 5), (1, 10, 50), (10, 10, 70))
+    wanted = 50 * 3_010 + 100 * 3_500 + 7 * 10_000
     assert work(PHASES, sizes, 157) == wanted
-    assert work(PHASES, sizes, 10) == 10 * 510
+    assert work(PHASES, sizes, 10) == 10 * 3_010
     assert work(PHASES, sizes, 0) == 0
 
 
