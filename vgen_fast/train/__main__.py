@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge pages, or faults take half the time
 
@@ -39,6 +40,8 @@ EXAMPLES = f"""examples:
 class Command(Settings):
     outdir: str | None = None
     """The run folder; without it runs/<recipe>. The same command in the same folder goes on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: auto is the GPU if there is one. Under torchrun each rank takes its own."""
     dry_run: bool = False
     """Show parameters, memory and time of every level, write nothing."""
 
@@ -62,9 +65,10 @@ def main(argv: Sequence[str]) -> int:
         values = parse(words, own + of_recipe)
         command = changed(command, {path: value for path, value in values.items() if path[0] in Command.model_fields})
         config = changed(config, {path: value for path, value in values.items() if path[0] in Config.model_fields})
+        device = device_of(command.device)
         if command.dry_run:
-            return dry_run(config)
-        return launch(config, Path(command.outdir or f"runs/{recipe}"), words)
+            return dry_run(config, device)
+        return launch(config, Path(command.outdir or f"runs/{recipe}"), device, words)
     except Refused as error:
         report.complain(str(error))
         return USAGE
@@ -105,9 +109,23 @@ def training_of(config: Config, phases: tuple[Phase, ...]) -> Training:
     )
 
 
-def build(config: Config, phases: tuple[Phase, ...]):
-    torch.manual_seed(config.seed)
-    return progressive.build(config.system, config.sliced, config.feature_matching), training_of(config, phases)
+def device_of(name: str) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        refuse("--device cuda: torch sees no GPU here")
+    if name == "cpu" or not there:
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def build(config: Config, phases: tuple[Phase, ...], device: torch.device | str = "cpu"):
+    torch.manual_seed(config.seed)  # the weights are drawn on the CPU: the same wherever they go
+    system = progressive.build(config.system, config.sliced, config.feature_matching)
+    for module in networks(system).values():
+        module.to(device)
+    return system, training_of(config, phases)
 
 
 def phases_of(config: Config) -> tuple[Phase, ...]:
@@ -142,8 +160,8 @@ def dataset(config: Config) -> Batches:
     return strips
 
 
-def launch(config: Config, outdir: Path, argv: list[str]) -> int:
-    batches, phases, ranks = dataset(config), phases_of(config), Ranks()
+def launch(config: Config, outdir: Path, device: torch.device, argv: list[str]) -> int:
+    batches, phases, ranks = dataset(config), phases_of(config), Ranks(device)
     for phase in phases:
         whole = phase.batch // ranks.size
         if (
@@ -192,9 +210,9 @@ def opened(config: Config, outdir: Path, argv: list[str]) -> Folder:
     return folder
 
 
-def dry_run(config: Config) -> int:
+def dry_run(config: Config, device: torch.device) -> int:
     batches, phases = dataset(config), phases_of(config)
-    system, training = build(config, phases)
+    system, training = build(config, phases, device)
     report.show(
         "\n".join(
             f"{n:10} {sum(p.numel() for p in m.parameters()):>12,} parameters" for n, m in networks(system).items()
@@ -205,7 +223,8 @@ def dry_run(config: Config) -> int:
         alone = replace(training, phases=(replace(phase, fade_clips=0),))
         state = start(system, alone)
         began = time.perf_counter()
-        step(state, alone, batches, lambda gradients: None)
+        losses = step(state, alone, batches, lambda gradients: None)
+        float(losses["generator/loss"])  # waits for the GPU
         took = time.perf_counter() - began
         report.show(
             f"{'x'.join(map(str, size)):>12}  batch {phase.batch:3}  recompute {phase.recompute:8}  "

@@ -47,7 +47,8 @@ def group_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> s
 class Ranks:
     """This process among those that train together; alone, everything here costs nothing."""
 
-    def __init__(self):
+    def __init__(self, device: torch.device | None = None):
+        self.backend = "cpu:gloo,cuda:nccl" if device and device.type == "cuda" else "gloo"
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         self.reductions = 0
         if self.size > 1:
@@ -97,8 +98,7 @@ class Ranks:
     def _join(self) -> None:
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
         store = dist.PrefixStore(group_name(store, rank, size, TIMEOUT), store)
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        dist.init_process_group(self.backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
     def _run(self, collective, *arguments, **options) -> None:
         try:
