@@ -1,5 +1,8 @@
 """What a step will hold is foretold from shapes, and the least that has to be computed again is found from it."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -67,3 +70,25 @@ def test_no_more_is_computed_again_than_the_budget_asks_for():
     with pytest.raises(OverBudget) as caught:
         fitting(build, LAST, 1, everything - 1)
     assert caught.value.bytes == everything
+
+
+SCATTERED = """
+import torch
+from vgen_fast.train.memory import give_back
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+blocks = [torch.ones(1 << 16) for _ in range(800)]  # 200 MiB, each too small for a mapping of its own
+before = resident()
+del blocks[::2], blocks[:-1:2]
+kept = resident()
+give_back()
+print(before, kept, resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone")
+def test_freed_memory_goes_back_to_the_system():
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+    done = subprocess.run([sys.executable, "-c", SCATTERED], capture_output=True, text=True, env=environment)
+    before, kept, left = map(int, done.stdout.split())
+    assert kept > before - 100  # it does not by itself
+    assert left < before - 100

@@ -17,11 +17,13 @@ from . import checkpoint, report
 from .distributed import PeerLost, Ranks
 from .folder import Folder
 from .loop import Batches, State, Training, start, step
+from .memory import give_back
 from .schedule import due, stage_at, work
 
 DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
+TIDY = 64  # steps after which freed memory goes back to the system
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
 
@@ -248,6 +250,8 @@ class Run:
                         "clips_per_second": round(speed, 3), "events": dict(state.events),
                     })  # fmt: skip
                 ticked, since, sums, count = now, state.clips_seen, {}, 0
+            if state.steps["generator"] % TIDY == 0:
+                give_back()
             if due(self.intervals.samples, before, state.clips_seen) and state.clips_seen < self.clips:
                 self.samples()
             if due(self.intervals.checkpoint, before, state.clips_seen) and state.clips_seen < self.clips:
