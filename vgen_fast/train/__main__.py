@@ -17,6 +17,7 @@ from ..config import Config, Settings, from_yaml
 from ..data.strips import BadClip, Strips, TooMuchBadData
 from ..data.synthetic import MovingShapes
 from ..models import progressive
+from ..models.system import System
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..recipes import RECIPES
 from . import report
@@ -120,12 +121,17 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def build(config: Config, phases: tuple[Phase, ...], device: torch.device | str = "cpu"):
-    torch.manual_seed(config.seed)  # the weights are drawn on the CPU: the same wherever they go
+def build(config: Config, phases: tuple[Phase, ...]) -> tuple[System, Training]:
+    torch.manual_seed(config.seed)
     system = progressive.build(config.system, config.sliced, config.feature_matching)
-    for module in networks(system).values():
-        module.to(device)
     return system, training_of(config, phases)
+
+
+def on(device: torch.device, built: tuple[System, Training]) -> tuple[System, Training]:
+    """Weights are drawn on the CPU, so that they are the same wherever they go."""
+    for module in networks(built[0]).values():
+        module.to(device)
+    return built
 
 
 def phases_of(config: Config) -> tuple[Phase, ...]:
@@ -212,7 +218,7 @@ def opened(config: Config, outdir: Path, argv: list[str]) -> Folder:
 
 def dry_run(config: Config, device: torch.device) -> int:
     batches, phases = dataset(config), phases_of(config)
-    system, training = build(config, phases, device)
+    system, training = on(device, build(config, phases))
     report.show(
         "\n".join(
             f"{n:10} {sum(p.numel() for p in m.parameters()):>12,} parameters" for n, m in networks(system).items()
