@@ -7,11 +7,13 @@ import torch
 
 from vgen_fast.models import progressive
 from vgen_fast.models.system import Inputs
+from vgen_fast.train import __main__ as command
 from vgen_fast.train.loop import State, Training, begin, networks, only
 from vgen_fast.train.objectives import OBJECTIVES
 
 from .test_run import run
 from .tiny import ROWS, phase
+from .tiny_recipe import tiny
 
 
 def one_step(objective="wgan_gp", minibatch="stddev", spoil=lambda system: system):
@@ -46,6 +48,22 @@ def test_a_tensor_left_on_the_cpu_is_noticed():
 
     with pytest.raises(RuntimeError, match="device"):
         one_step(spoil=spoil)
+
+
+def test_a_run_gets_its_networks_on_the_device(tmp_path, monkeypatch):
+    built = []
+
+    class Seen:
+        def __init__(self, build, *_):
+            built.append(build())
+
+        def go(self):
+            return 0
+
+    monkeypatch.setattr(command, "Run", Seen)
+    assert command.launch(tiny(), tmp_path / "run", torch.device("meta"), []) == 0
+    ((system, _),) = built
+    assert {p.device.type for m in networks(system).values() for p in m.parameters()} == {"meta"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

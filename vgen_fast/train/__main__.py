@@ -191,7 +191,15 @@ def launch(config: Config, outdir: Path, device: torch.device, argv: list[str]) 
         intervals = Intervals(**config.every.model_dump())
         facts, classes = {"config": config.digest()}, config.system.classes
         return Run(
-            lambda: build(config, phases), batches, folder, outdir, ranks, config.clips, intervals, facts, classes
+            lambda: on(device, build(config, phases)),
+            batches,
+            folder,
+            outdir,
+            ranks,
+            config.clips,
+            intervals,
+            facts,
+            classes,
         ).go()
     finally:
         if folder:
