@@ -10,7 +10,7 @@ Per axis the op is a short correlation on a grid of positions j, one per `unit` 
 
 so neither the upsampled nor the unpooled tensor exists. Rows are positions, columns output channels, and the summed
 index k runs over (tap, input channel): below 16 channels the taps share a block of k, above each block is one tap.
-docs/ops.md derives the table. More than 400 lines, as both directions share one set of index formulas.
+docs/ops.md derives the table.
 
 Legend: m position, o output channel, k tap and input channel, i input channel, s sample or split, e element.
 """

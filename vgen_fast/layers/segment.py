@@ -16,7 +16,7 @@ from ..ops.choose import weight_gradients_wanted
 
 
 class Segment(nn.Sequential):
-    """With `recompute` only the input stays between the passes; values and gradients keep their bits, up to order 2.
+    """With `recompute` only the input stays between the passes; values and gradients stay the same, up to order 2.
 
     Holds no layer that draws random numbers.
     """
@@ -60,10 +60,9 @@ class Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gy):
-        wanted = [
-            i for i, want in enumerate(ctx.needs_input_grad[1:]) if want and (i == 0 or weight_gradients_wanted())
-        ]
-        found = AgainBackward.apply(ctx.run, wanted, weight_gradients_wanted(), gy, *ctx.saved_tensors)
+        weights = weight_gradients_wanted()
+        wanted = [i for i, want in enumerate(ctx.needs_input_grad[1:]) if want and (i == 0 or weights)]
+        found = AgainBackward.apply(ctx.run, wanted, weights, gy, *ctx.saved_tensors)
         grads = dict(zip(wanted, found, strict=True))
         return None, *(grads.get(i) for i in range(len(ctx.saved_tensors)))
 
