@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group: its default arguments keep one, and its threads
 from torch import Tensor
 
 TIMEOUT = timedelta(minutes=10)
