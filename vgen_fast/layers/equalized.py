@@ -1,5 +1,8 @@
 """Layers with equalised learning rate: weights are N(0, 1) parameters, scaled by gain / sqrt(fan in) at run time.
 
+Under torch.autocast convolutions run in its type. Dense layers keep that of their weights: they take no time, and what
+leaves a critic needs the digits.
+
 Legend: B batch, I / O channels in / out, k taps.
 """
 
@@ -10,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops import autocast
 
 
 class EqualizedLinear(nn.Module):
@@ -23,6 +27,9 @@ class EqualizedLinear(nn.Module):
         self.bias_repeat = bias_repeat
 
     def forward(self, x: Tensor) -> Tensor:
+        if autocast.wanted(x):
+            with autocast.off(x):
+                return self(x.to(self.weight.dtype))
         bias = self.bias if self.bias_repeat == 1 else self.bias.repeat_interleave(self.bias_repeat)
         return F.linear(x, (self.weight * self.scale).to(x.dtype), bias.to(x.dtype))
 
@@ -50,5 +57,5 @@ class EqualizedConv3d(nn.Module):
 
     def forward(self, x: Tensor, **options) -> Tensor:
         """`options` replace those the layer was made with."""
-        weight, bias = (self.weight * self.scale).to(x.dtype), self.bias.to(x.dtype)
-        return ops.modulated_conv3d(x, weight, bias=bias, **{**self.options, **options})
+        weight = self.weight * self.scale
+        return ops.modulated_conv3d(x, weight, bias=self.bias, **{**self.options, **options})

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import expect
+from . import autocast, expect
 from .choose import choose, weight_gradients_wanted
 from .layout import dense_like, empty_like_layout
 from .native import _C, address, compute_dtype, where
@@ -60,9 +60,15 @@ def modulated_conv3d(
     noise   broadcastable to the output, already scaled
     up/down int or (t, h, w) of 1s and 2s; not both in one call
     padding "same", "valid", or zeros per side: int or (t, h, w)
-    returns [B, O, T', H', W'] in x's type and memory format
+    returns [B, O, T', H', W'] in x's type, or in autocast's, and in x's memory format
     """
     image = _check(x, weight, style, bias, noise, slope, gain, eps)
+    if dtype := autocast.wanted(x):
+        with autocast.off(x):  # weights and bias stay as wide as they are
+            return modulated_conv3d(
+                x.to(dtype), weight, style, demodulate=demodulate, bias=bias, noise=noise, slope=slope, gain=gain,
+                pixel_norm=pixel_norm, up=up, down=down, padding=padding, eps=eps, impl=impl,
+            )  # fmt: skip
     expect.flag(OP, "demodulate", demodulate)
     expect.flag(OP, "pixel_norm", pixel_norm)
     axes = 2 if image else 3

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import expect
+from . import autocast, expect
 from .choose import choose
 from .native import _C, address, compute_dtype, where
 from .reference import sliced_wasserstein as reference
@@ -27,6 +27,7 @@ def lacks(impl: str, device: str) -> str | None:
     return None
 
 
+@autocast.keeps_types
 def sliced_wasserstein(
     x: Tensor,
     y: Tensor,
@@ -219,6 +220,7 @@ def _backward(ctx, g, *_):
 autograd("projected_wasserstein", _setup, _backward)
 
 
+@autocast.keeps_types
 def sliced_head(
     y: Tensor, theta: Tensor, scale: Tensor, offset: Tensor, *, slope: float = 0.2, impl: str | None = None
 ) -> Tensor:
