@@ -3,8 +3,8 @@ networks in plain eager PyTorch: `python benchmarks/train_step.py --table`.
 
 Eager is `ops.using("reference")`: the same loop, optimizer and clips, the convolutions and everything around them as
 torch functions. The sides take turns in one process; a figure is the median. Peak memory is the growth of a fresh
-process over its first step, Adam's moments included. `recompute` keeps only the inputs of the critic's blocks in the
-penalty (Phase.recompute "penalty"), where a step needs most.
+process over its first step, Adam's moments included, the median of three. `recompute` makes the activations of the
+newest level again instead of keeping them (Phase.recompute).
 """
 
 import argparse
@@ -63,7 +63,7 @@ def stepper(row: Row, side: str):
     """A function that does one step of a side."""
     torch.manual_seed(0)
     system = progressive.build(progressive.Config())
-    phase = Phase(row.level, 0, 1, row.batch, row.batch, 1e-3, 1e-3, "penalty" if side == "recompute" else "nothing")
+    phase = Phase(row.level, 0, 1, row.batch, row.batch, 1e-3, 1e-3, "newest" if side == "recompute" else "nothing")
     training = loop.Training((phase,), {"video": OBJECTIVES["wgan_gp"]})
     state = loop.start(system, training)
     rng = torch.Generator().manual_seed(1)
@@ -139,7 +139,8 @@ def main() -> None:
     rows = []
     for index in args.only or range(len(ROWS)):
         row = Row(**child("--row", str(index), "--seconds", str(args.seconds)))
-        row.megabytes = {side: child("--row", str(index), "--side", side)["megabytes"] for side in row.sides}
+        memory_of = lambda side: child("--row", str(index), "--side", side)["megabytes"]  # noqa: B023, E731
+        row.megabytes = {side: statistics.median(memory_of(side) for _ in range(3)) for side in row.sides}
         rows.append(row)
         print(row.name, row.times, row.megabytes, row.losses, flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

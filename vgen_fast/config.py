@@ -68,12 +68,16 @@ class Config(Settings):
     """Weight of the distance between mean features of real and fake clips in the generator's loss."""
     data: str = "shapes"
     """Where clips come from: "shapes" are made on the fly; else a folder of classes, each a folder of film strips."""
+    shrink: Literal["mean", "pick"] = "mean"
+    """How strips become smaller than their files: by the mean of boxes, or by a pixel of each, for drawings."""
     clips: int = Field(gt=0)
     """Length of the run, in clips the networks have seen."""
     batch: int | None = Field(None, gt=0)
     """Clips a step, on all ranks together; without it, what the schedule says of each level."""
     micro_batch: int | None = Field(None, gt=0)
     """Clips that pass through the networks at once; a batch is accumulated from as many as it takes."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What convolutions keep and read between the layers; weights, scores, losses and moments stay float32."""
     recompute: Recompute = "nothing"
     """Passes that make their activations again instead of keeping them: less memory for more time, the same numbers."""
     memory: str | None = None

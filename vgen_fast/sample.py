@@ -1,6 +1,7 @@
 """`generate` and `interpolate`: videos from the averaged generator of a run."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class Output(Settings):
     """Videos side by side."""
     fps: float = Field(8, gt=0)
     """Frames a second."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """The best is the one whose clips were nearest to real ones, of those that are left at the newest's level."""
 
 
 class Generate(Output):
@@ -55,7 +58,7 @@ def generate(words: list[str]) -> int:
     if run is None:
         return 0
     seeds = numbers(command.seeds)
-    generator, config, clips_seen = restored(run)
+    generator, config, clips_seen = restored(run, command.checkpoint)
     inputs = Inputs(
         torch.stack([latents(config, seed, command.truncation) for seed in seeds]),
         chosen_labels(config, seeds, command.labels),
@@ -71,7 +74,7 @@ def interpolate(words: list[str]) -> int:
     seeds = numbers(command.seeds)
     if len(seeds) % 2:
         refuse(f"--seeds wants pairs, got {len(seeds)} seeds")
-    generator, config, clips_seen = restored(run)
+    generator, config, clips_seen = restored(run, command.checkpoint)
     ends = torch.stack([latents(config, seed, None) for seed in seeds]).reshape(-1, 2, config.system.latents)
     share = torch.linspace(0, 1, command.steps)[:, None]
     lines = torch.lerp(ends[:, :1], ends[:, 1:], share).flatten(0, 1)
@@ -105,17 +108,18 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def restored(run: Path) -> tuple[torch.nn.Module, Config, int]:
-    """The averaged generator of the newest whole checkpoint, its configuration, and the clips it has seen."""
+def restored(run: Path, which: str = "newest") -> tuple[torch.nn.Module, Config, int]:
+    """The averaged generator of the newest or best whole checkpoint, its configuration, and the clips it has seen."""
     if not (run / "config.yaml").exists():
         refuse(f"{run} is no run folder: it has no config.yaml")
     config = from_yaml((run / "config.yaml").read_text())
     found = checkpoint.candidates(run / "checkpoints", run_name(run), report.complain)
     if not found:
         refuse(f"{run} holds no whole checkpoint")
+    chosen = (checkpoint.best(found) or found[0]) if which == "best" else found[0]
     generator = progressive.Generator(config.system)
-    generator.load_state_dict(checkpoint.tensors(found[0], "average.safetensors"), strict=True)
-    return generator.eval(), config, found[0].clips_seen
+    generator.load_state_dict(checkpoint.tensors(chosen, "average.safetensors"), strict=True)
+    return generator.eval(), config, chosen.clips_seen
 
 
 def latents(config: Config, seed: int, truncation: float | None) -> Tensor:

@@ -55,6 +55,15 @@ def test_each_time_round_has_every_clip_once_under_its_class(folder):
     assert (both[0, 0, :, 0, 0].diff() == 28).all()  # the mean of two frames
 
 
+def test_a_picked_pixel_of_each_box_keeps_the_colours_that_are_there(tmp_path):
+    frames = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), size=(4, 8, 8, 3))
+    save(tmp_path / "a" / "0.png", frames)
+    picked, _ = Strips(tmp_path, (4, 4, 4), seed=0, pick=True).clip(0)
+    np.testing.assert_array_equal(picked, frames[:, ::2, ::2])
+    means, _ = Strips(tmp_path, (4, 4, 4), seed=0)(torch.tensor([0]), (4, 4, 4))
+    assert not set(means.unique().tolist()) <= {0, 255}
+
+
 def test_windows_start_anywhere(folder):
     strips = Strips(folder, (16, 8, 8), seed=0)
     assert {int(strips.clip(i)[0][0, 0, 0, 0]) for i in range(40)} == {0, 7}

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from vgen_fast.train import checkpoint
-from vgen_fast.train.checkpoint import CannotSave, Damaged
+from vgen_fast.train.checkpoint import CannotSave, Checkpoint, Damaged
 
 from .tiny import bits, hexes, make, same, take
 
+OURS = f'"format": {checkpoint.FORMAT},'
 FACTS = {"run": "r1", "threads": 2}
 
 
@@ -48,7 +49,7 @@ def test_a_saved_folder_is_complete_and_nothing_else_is_left(saved, tmp_path):
     _, _, found = saved
     assert [p.name for p in tmp_path.iterdir()] == ["0000000016"]
     manifest = json.loads((found.path / "manifest.json").read_text())
-    assert manifest["format"] == 1
+    assert manifest["format"] == checkpoint.FORMAT
     assert manifest["run"] == "r1"
     assert set(manifest["files"]) == {p.name for p in found.path.iterdir()} - {"manifest.json"}
     assert checkpoint.read(found.path) == found
@@ -121,11 +122,11 @@ def test_a_manifest_of_another_step_or_with_a_key_twice_is_refused(saved, tmp_pa
     shutil.copytree(found.path, moved)
     with pytest.raises(Damaged, match="16 clips"):
         checkpoint.read(moved)
-    (found.path / "manifest.json").write_text(text.replace('"format": 1,', '"format": 1, "format": 1,'))
+    (found.path / "manifest.json").write_text(text.replace(OURS, OURS * 2))
     with pytest.raises(Damaged, match="twice"):
         checkpoint.read(found.path)
-    (found.path / "manifest.json").write_text(text.replace('"format": 1,', '"format": 2,'))
-    with pytest.raises(Damaged, match="format 2"):
+    (found.path / "manifest.json").write_text(text.replace(OURS, '"format": 1,'))
+    with pytest.raises(Damaged, match="format 1"):
         checkpoint.read(found.path)
 
 
@@ -143,8 +144,9 @@ def test_weights_that_are_not_finite_are_never_saved(saved, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["0000000016"]
 
 
-def test_pruning_keeps_the_newest_the_named_and_what_is_not_ours(tmp_path):
+def test_pruning_keeps_the_newest_the_best_and_what_is_not_ours(tmp_path):
     state, training = make()
+    distances = {8: float("nan"), 16: 0.5}  # clips seen -> distance from real clips, 1 elsewhere
     (tmp_path / "notes").mkdir()
     (tmp_path / "0000000001").mkdir()  # a foreign folder of that kind of name
     foreign, _ = make()
@@ -153,14 +155,26 @@ def test_pruning_keeps_the_newest_the_named_and_what_is_not_ours(tmp_path):
     (tmp_path / ".partial-0000000008").mkdir()
     for _ in range(12):
         take(state, training)
-        checkpoint.save(tmp_path, state, FACTS)
-        checkpoint.prune(tmp_path, "r1", 3, {16})
+        checkpoint.save(tmp_path, state, {**FACTS, "distance": distances.get(state.clips_seen, 1.0)})
+        checkpoint.prune(tmp_path, "r1", 3)
         mine = [c.clips_seen for c in checkpoint.candidates(tmp_path, "r1", lambda reason: None)]
         assert mine[:3] == [state.clips_seen - 8 * i for i in range(min(3, state.clips_seen // 8))]
         assert (16 in mine) == (state.clips_seen >= 16)
         assert len(mine) <= 4
     assert {"notes", "0000000001", "0000000900"} <= {p.name for p in tmp_path.iterdir()}
     assert not (tmp_path / ".partial-0000000008").exists()
+
+
+def test_the_best_is_one_of_the_newest_level():
+    def found(clips, level, distance):
+        return Checkpoint(Path(), {"state": {"clips_seen": clips, "structure": [level, False]}, "distance": distance})
+
+    small, worse, better = found(8, 0, 0.1), found(16, 1, 0.4), found(24, 1, 0.3)
+    assert checkpoint.best([worse, small]) == worse
+    assert checkpoint.best([better, worse, small]) == better
+    assert checkpoint.best([found(32, 1, 0.4), better, worse, small]) == better
+    assert checkpoint.best([found(32, 1, float("nan"))]) is None
+    assert checkpoint.best([]) is None
 
 
 FULL = """

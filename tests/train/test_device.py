@@ -61,7 +61,8 @@ def test_a_run_gets_its_networks_on_the_device(tmp_path, monkeypatch):
             return 0
 
     monkeypatch.setattr(command, "Run", Seen)
-    assert command.launch(tiny(), tmp_path / "run", torch.device("meta"), []) == 0
+    options = command.Command(outdir=str(tmp_path / "run"))
+    assert command.launch(tiny(), options, torch.device("meta"), []) == 0
     ((system, _),) = built
     assert {p.device.type for m in networks(system).values() for p in m.parameters()} == {"meta"}
 

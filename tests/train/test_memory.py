@@ -40,7 +40,7 @@ def test_live_counts_storages_once_and_forgets_what_is_gone():
     assert live.now == 0
 
 
-@pytest.mark.parametrize("recompute", ["nothing", "penalty", "all"])
+@pytest.mark.parametrize("recompute", ["nothing", "newest", "all"])
 def test_what_is_foretold_is_what_a_step_holds(recompute):
     one = replace(LAST, recompute=recompute)
     with Live() as live:
@@ -55,18 +55,16 @@ def test_what_is_foretold_is_what_a_step_holds(recompute):
 
 
 def test_recomputing_and_smaller_micro_batches_need_less():
-    needs = [foretold(build, replace(LAST, recompute=passes), 1) for passes in ("nothing", "penalty", "all")]
+    needs = [foretold(build, replace(LAST, recompute=passes), 1) for passes in ("nothing", "newest", "all")]
     assert needs[2] < needs[1] < 0.9 * needs[0]
     assert foretold(build, replace(LAST, micro_batch=4), 1) < 0.7 * needs[0]
 
 
 def test_no_more_is_computed_again_than_the_budget_asks_for():
-    nothing, penalty, everything = (
-        foretold(build, replace(LAST, recompute=r), 1) for r in ("nothing", "penalty", "all")
-    )
+    nothing, newest, everything = (foretold(build, replace(LAST, recompute=r), 1) for r in ("nothing", "newest", "all"))
     assert fitting(build, LAST, 1, nothing).recompute == "nothing"
-    assert fitting(build, LAST, 1, nothing - 1).recompute == "penalty"
-    assert fitting(build, LAST, 1, penalty - 1).recompute == "all"
+    assert fitting(build, LAST, 1, nothing - 1).recompute == "newest"
+    assert fitting(build, LAST, 1, newest - 1).recompute == "all"
     with pytest.raises(OverBudget) as caught:
         fitting(build, LAST, 1, everything - 1)
     assert caught.value.bytes == everything

@@ -66,13 +66,37 @@ def test_a_killed_rank_is_restarted_and_changes_no_bit(tmp_path, pair):
     while len(whole_lines(folder / "stats.jsonl")) < 5:
         time.sleep(0.02)
         assert process.poll() is None, process.communicate()[0]
-    children = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
-    workers = [int(pid) for pid in children if "torch.distributed.run" not in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(workers[-1], signal.SIGKILL)
+    os.kill(workers_of(folder)[-1], signal.SIGKILL)
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said
     assert digests(folder) == digests(pair)
-    assert not subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout
+    assert not workers_of(folder)
+
+
+def workers_of(folder):
+    """The ranks, oldest first; not torchrun."""
+    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in found if "torch.distributed.run" not in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_a_rank_that_hangs_is_lost_after_the_timeout_and_the_other_says_where(tmp_path):
+    folder = tmp_path / "run"
+    process = two_ranks(folder, "--clips", 4000, "--timeout", 4)
+    while len(whole_lines(folder / "stats.jsonl")) < 3:
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()[0]
+    hung = next(pid for pid in workers_of(folder) if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(hung, signal.SIGSTOP)
+    began = time.monotonic()
+    while not (folder / "lost-by-rank-0.txt").exists():
+        time.sleep(0.05)
+        assert time.monotonic() - began < 4 + 2
+    assert "vgen_fast/train/run.py" in (folder / "lost-by-rank-0.txt").read_text()  # where it waited
+    assert "rank_lost" in {event["event"] for event in whole_lines(folder / "events.jsonl")}
+    os.kill(hung, signal.SIGCONT)
+    process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert not workers_of(folder)
 
 
 def test_a_restarted_group_never_takes_the_name_of_the_dead_one():

@@ -132,10 +132,10 @@ def test_kill_9_loses_no_more_than_the_last_checkpoint_and_changes_no_bit(tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MiB."""
+    """A file system of 6 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a file system is not allowed here")
     yield folder
@@ -148,7 +148,7 @@ def test_a_full_disk_ends_the_run_with_74_and_space_lets_it_go_on(small_disk, st
         folder = small_disk / "run"
         for path in sorted(small_disk.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-        (small_disk / "ballast").write_bytes(b"x" * (4096 - free) * 1024)
+        (small_disk / "ballast").write_bytes(b"x" * (6144 - free) * 1024)
         full = run(folder, "--clips", 160, timeout=30)
         assert full.returncode == 74, full.stderr
         assert "No space left on device" in full.stderr

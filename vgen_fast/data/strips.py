@@ -51,13 +51,19 @@ class Strips:
     """Windows of T frames, as far apart as the length of a file allows, in an order drawn anew each time round.
 
     Item i is a function of (seed, i) alone. A bad file is left out and named by `complain`, and the next one of the
-    order takes its place.
+    order takes its place. Frames of larger files are shrunk to `size` by boxes, to their mean or, with `pick`, to
+    their first pixel: drawn shapes then keep hard edges, and no colours that they do not have.
     """
 
     def __init__(
-        self, folder: Path, size: tuple[int, int, int], seed: int, complain: Callable[[str], None] = lambda text: None
+        self,
+        folder: Path,
+        size: tuple[int, int, int],
+        seed: int,
+        complain: Callable[[str], None] = lambda text: None,
+        pick: bool = False,
     ):
-        self.size, self.seed, self.complain = size, seed, complain
+        self.size, self.seed, self.complain, self.pick = size, seed, complain, pick
         self.classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
         self.files = [
             (path, label)
@@ -89,7 +95,8 @@ class Strips:
             raise BadClip(f"{path} is {was}, which gives no clip of {num_frames}x{height}x{width}")
         apart = len(frames) // num_frames
         first = int(rng.integers(len(frames) - (num_frames - 1) * apart))
-        return frames[first : first + (num_frames - 1) * apart + 1 : apart]
+        down, across = (n // m if self.pick else 1 for n, m in zip(frames.shape[1:], (height, width), strict=False))
+        return frames[first : first + (num_frames - 1) * apart + 1 : apart, ::down, ::across]
 
     def reject(self, path: Path, reason: str) -> None:
         self.rejected[path] = reason

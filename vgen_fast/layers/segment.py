@@ -1,10 +1,12 @@
 """A run of layers whose activations can be computed again in the backward pass instead of being kept.
 
 torch.utils.checkpoint would keep them all the same under a gradient penalty: what the first backward computes again,
-the graph of that backward holds until the second. Here the first backward, too, keeps only what goes into it.
+the graph of that backward holds until the second. Here the first backward, too, keeps only what goes into it. A batch
+of large samples is taken apart, so that what is made on the way (a second derivative makes ten tensors of it) is there
+for one part at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -12,36 +14,67 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .. import ops
+from ..ops import autocast
 from ..ops.choose import weight_gradients_wanted
+
+AT_ONCE = 2**14  # places of the samples of a part; less costs time: weights are made ready for each part
 
 
 class Segment(nn.Sequential):
     """With `recompute` only the input stays between the passes; values and gradients stay the same, up to order 2.
 
-    Holds no layer that draws random numbers.
+    Its layers draw no random numbers and look at each sample alone. `level`: of the growing network it belongs to. A
+    layer of another module may go `first` or `last` for once: between a block and its toRGB or fromRGB lies a network's
+    largest tensor, which then is never there for a whole batch.
     """
 
     recompute = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        parameters = tuple(self.parameters())
-        if self.recompute and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
-            return Again.apply(super().forward, x, *parameters)
-        return super().forward(x)
+    def __init__(self, *layers: nn.Module, level: int = 0):
+        super().__init__(*layers)
+        self.level = level
+
+    def forward(self, x: Tensor, *, first: nn.Module | None = None, last: nn.Module | None = None) -> Tensor:
+        layers = [layer for layer in (first, *self, last) if layer is not None]
+
+        def run(x: Tensor) -> Tensor:
+            for layer in layers:
+                x = layer(x)
+            return x
+
+        if not (self.recompute and torch.is_grad_enabled()):
+            return run(x)
+        parameters = [p for layer in layers for p in layer.parameters()]
+        if not any(t.requires_grad for t in (x, *parameters)):
+            return run(x)
+        return Again.apply(in_the_same_type(run, x), x, *parameters)
 
 
 @contextmanager
-def recomputing(module: nn.Module, on: bool) -> Iterator[None]:
-    """Whether the segments of this module compute again what the passes inside the block need."""
+def recomputing(module: nn.Module, level: float = 0) -> Iterator[None]:
+    """Segments of this module from that level on compute again what the passes inside the block need."""
     segments = [part for part in module.modules() if isinstance(part, Segment)]
     before = [part.recompute for part in segments]
     for part in segments:
-        part.recompute = on
+        part.recompute = part.level >= level
     try:
         yield
     finally:
         for part, value in zip(segments, before, strict=True):
             part.recompute = value
+
+
+def in_the_same_type(run: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """run as it is now under autocast, for a backward pass outside it."""
+    device, dtype = x.device.type, autocast.wanted(x)
+    if dtype is None:
+        return run
+
+    def again(x: Tensor) -> Tensor:
+        with torch.autocast(device, dtype, cache_enabled=False):
+            return run(x)
+
+    return again
 
 
 def alone(tensors: tuple[Tensor, ...], wants: tuple[bool, ...]) -> list[Tensor]:
@@ -74,20 +107,58 @@ class AgainBackward(torch.autograd.Function):
     def forward(ctx, run, wanted, weights, gy, x, *parameters):
         ctx.run, ctx.wanted, ctx.weights = run, wanted, weights
         ctx.save_for_backward(gy, x, *parameters)
-        return tuple(gradients(run, wanted, weights, gy, x.detach().requires_grad_(0 in wanted), parameters, False))
+        found = Sums(len(x))
+        for rows in parts(x):
+            some = x[rows].detach().requires_grad_(0 in wanted)
+            some_found = gradients(run, wanted, weights, gy[rows], some, parameters, False)
+            found.add(rows, some_found, [i == 0 for i in wanted])
+        return tuple(found.values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *vs):
         gy, x, *parameters = ctx.saved_tensors
         wants = ctx.needs_input_grad[3:]
-        gy, x = alone((gy, x), (wants[0], wants[1] or 0 in ctx.wanted))
-        found = gradients(ctx.run, ctx.wanted, ctx.weights, gy, x, parameters, True)
-        inputs = [t for t, want in zip((gy, x, *parameters), wants, strict=True) if want]
-        pairs = [(g, v) for g, v in zip(found, vs, strict=True) if g is not None and v is not None and g.requires_grad]
-        outputs, vectors = [g for g, _ in pairs], [v for _, v in pairs]
-        left = iter(torch.autograd.grad(outputs, inputs, vectors, allow_unused=True) if pairs else ())
-        return None, None, None, *(next(left, None) if want else None for want in wants)
+        sums = Sums(len(x))
+        for rows in parts(x):
+            some_gy, some = alone((gy[rows], x[rows]), (wants[0], wants[1] or 0 in ctx.wanted))
+            found = gradients(ctx.run, ctx.wanted, ctx.weights, some_gy, some, parameters, True)
+            inputs = [t for t, want in zip((some_gy, some, *parameters), wants, strict=True) if want]
+            some_vs = [v[rows] if i == 0 and v is not None else v for i, v in zip(ctx.wanted, vs, strict=True)]
+            usable = lambda g, v: g is not None and v is not None and g.requires_grad  # noqa: E731
+            pairs = [(g, v) for g, v in zip(found, some_vs, strict=True) if usable(g, v)]
+            outputs, vectors = [g for g, _ in pairs], [v for _, v in pairs]
+            left = torch.autograd.grad(outputs, inputs, vectors, allow_unused=True) if pairs else [None] * len(inputs)
+            sums.add(rows, left, [i < 2 for i, want in enumerate(wants) if want])
+        left = iter(sums.values)
+        return None, None, None, *(next(left) if want else None for want in wants)
+
+
+def parts(x: Tensor) -> list[slice]:
+    """Samples to take at once."""
+    count = max(1, AT_ONCE // max(1, x[:1, :1].numel()))
+    return [slice(i, i + count) for i in range(0, len(x), count)] or [slice(None)]
+
+
+class Sums:
+    """Gradients of a batch from those of its parts: by samples, a row each; by parameters, added up."""
+
+    def __init__(self, batch: int):
+        self.batch, self.values = batch, []
+
+    def add(self, rows: slice, found: Sequence[Tensor | None], by_samples: Sequence[bool]) -> None:
+        self.values = self.values or [None] * len(found)
+        for i, (gradient, by_sample) in enumerate(zip(found, by_samples, strict=True)):
+            if gradient is None:
+                continue
+            if by_sample and len(gradient) < self.batch:
+                if self.values[i] is None:
+                    self.values[i] = gradient.new_zeros(self.batch, *gradient.shape[1:])
+                self.values[i][rows] = gradient
+            elif self.values[i] is None:
+                self.values[i] = gradient.detach()
+            else:
+                self.values[i] = self.values[i] + gradient
 
 
 def gradients(run, wanted, weights, gy, x, parameters, graph: bool) -> list[Tensor | None]:

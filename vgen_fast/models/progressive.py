@@ -22,6 +22,7 @@ from .. import ops
 from ..layers.equalized import EqualizedConv3d, EqualizedLinear
 from ..layers.minibatch_discrimination import MinibatchDiscrimination
 from ..layers.segment import Segment
+from ..ops import autocast
 from .system import Constraint, Critic, Draw, Inputs, Stage, System, Term
 
 SLOPE = 0.2
@@ -90,11 +91,12 @@ class Generator(nn.Module):
             cfg.latents + sum(cfg.classes), first.channels * volume, gain=math.sqrt(2) / 4, bias_repeat=volume
         )
         self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, pixel_norm=True))])
-        for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
+        for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(
                 Segment(
                     EqualizedConv3d(below.channels, row.channels, pixel_norm=True, up=row.factor),
                     EqualizedConv3d(row.channels, row.channels, pixel_norm=True),
+                    level=level,
                 )
             )
         self.rgb = nn.ModuleList(EqualizedConv3d(row.channels, 3, 1, gain=1.0, slope=None) for row in cfg.rows)
@@ -104,13 +106,13 @@ class Generator(nn.Module):
         z = torch.cat([z, one_hot(inputs.condition, self.cfg.classes, z)], dim=1)  # [B, Z + N]
         x = self.dense(z).unflatten(1, (-1, *self.cfg.sizes[0]))  # [B, C, T, 4, 4]
         x = ops.pixel_norm(x, slope=SLOPE)
-        below = x
-        for block in self.blocks[: stage.level + 1]:
-            below, x = x, block(x)  # [B, C_l, T_l, H_l, W_l]
-        video = self.rgb[stage.level](x)  # [B, 3, T_l, H_l, W_l]
+        level = stage.level
+        for block in self.blocks[:level]:
+            x = block(x)  # [B, C_l-1, T_l-1, H_l-1, W_l-1]
+        video = self.blocks[level](x, last=self.rgb[level]).to(z)  # [B, 3, T_l, H_l, W_l]
         if stage.fade == 1:
             return video
-        old = self.rgb[stage.level - 1](below, up=self.cfg.rows[stage.level].factor)
+        old = self.rgb[level - 1](x, up=self.cfg.rows[level].factor).to(z)
         return torch.lerp(old, video, stage.fade)
 
 
@@ -127,7 +129,8 @@ class SlicedHead(nn.Module):
         return ops.sliced_head(y, self.theta, self.scale, self.offset, slope=SLOPE)  # [B]
 
     def activations(self, y: Tensor) -> Tensor:
-        return F.leaky_relu(self.scale * (y @ self.theta.T) + self.offset, SLOPE)  # [B, K]
+        with autocast.off(y):
+            return F.leaky_relu(self.scale * (y @ self.theta.T) + self.offset, SLOPE)  # [B, K]
 
     @torch.no_grad()
     def project_gradient(self) -> None:
@@ -155,11 +158,12 @@ class VideoCritic(nn.Module):
         self.compare = MinibatchDiscrimination(first.channels * volume) if learned else None
         maps = self.compare.shape[0] if learned else 1
         self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + maps, first.channels))])
-        for below, row in zip(cfg.rows, cfg.rows[1:], strict=False):
+        for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(
                 Segment(
                     EqualizedConv3d(row.channels, row.channels),
                     EqualizedConv3d(row.channels, below.channels, down=row.factor),
+                    level=level,
                 )
             )
         self.dense = EqualizedLinear(first.channels * volume, cfg.features)
@@ -169,12 +173,12 @@ class VideoCritic(nn.Module):
     def encode(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
         """(video, labels) -> [B, K], rows 1-22 of the table."""
         video, labels = seen
-        x = self.rgb[stage.level](video)  # [B, C_l, T_l, H_l, W_l]
-        for level in range(stage.level, 0, -1):
+        newest, rgb = stage.level, self.rgb[stage.level]
+        x = self.blocks[newest](video, first=rgb) if newest else rgb(video)  # [B, C_l-1, T_l-1, H_l-1, W_l-1]
+        if stage.fade < 1:
+            x = torch.lerp(self.rgb[newest - 1](video, down=self.cfg.rows[newest].factor), x, stage.fade)
+        for level in range(newest - 1, 0, -1):
             x = self.blocks[level](x)
-            if level == stage.level and stage.fade < 1:
-                old = self.rgb[level - 1](video, down=self.cfg.rows[level].factor)
-                x = torch.lerp(old, x, stage.fade)
         if self.compare is None:
             x = ops.minibatch_stddev(x, group_size=min(self.cfg.group, len(x)))  # [B, C + 1, T, 4, 4]
         else:

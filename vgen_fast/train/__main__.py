@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge pages, or faults take half the time
 
 import torch
+from pydantic import Field
 
 from ..config import Config, Settings, from_yaml
 from ..data.strips import BadClip, Strips, TooMuchBadData
@@ -28,6 +30,7 @@ from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
 from .run import LOST, Intervals, Run
 from .schedule import Phase
+from .sinks import SINKS, Missing
 
 USAGE, BAD_DATA, BUILT_IN = 2, 65, "shapes"
 PROGRAM = "python -m vgen_fast.train"
@@ -43,6 +46,10 @@ class Command(Settings):
     """The run folder; without it runs/<recipe>. The same command in the same folder goes on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train: auto is the GPU if there is one. Under torchrun each rank takes its own."""
+    log: Literal["folder", "tensorboard", "wandb"] = "folder"
+    """Where statistics go, always into the run folder."""
+    timeout: float = Field(600, gt=0)
+    """Seconds after which a rank that does not answer counts as lost."""
     dry_run: bool = False
     """Show parameters, memory and time of every level, write nothing."""
 
@@ -69,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         device = device_of(command.device)
         if command.dry_run:
             return dry_run(config, device)
-        return launch(config, Path(command.outdir or f"runs/{recipe}"), device, words)
+        return launch(config, command, device, words)
     except Refused as error:
         report.complain(str(error))
         return USAGE
@@ -106,6 +113,7 @@ def training_of(config: Config, phases: tuple[Phase, ...]) -> Training:
         penalty_every=config.penalty_every,
         betas=config.optim.betas,
         ema_decay=config.optim.ema,
+        autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision],
         reset_moments=config.optim.reset_moments,
     )
 
@@ -158,7 +166,7 @@ def dataset(config: Config) -> Batches:
     if not Path(config.data).is_dir():
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
     try:
-        strips = Strips(Path(config.data), size, config.seed, report.complain)
+        strips = Strips(Path(config.data), size, config.seed, report.complain, config.shrink == "pick")
     except BadClip as error:
         refuse(str(error))
     if config.system.classes and config.system.classes != (len(strips.classes),):
@@ -166,25 +174,27 @@ def dataset(config: Config) -> Batches:
     return strips
 
 
-def launch(config: Config, outdir: Path, device: torch.device, argv: list[str]) -> int:
-    batches, phases, ranks = dataset(config), phases_of(config), Ranks(device)
+def shared(phases: tuple[Phase, ...], group: int, ranks: int) -> None:
+    """Refuses batches that the ranks cannot share."""
     for phase in phases:
-        whole = phase.batch // ranks.size
-        if (
-            phase.batch % ranks.size
-            or whole % min(phase.micro_batch, whole)
-            or whole % min(config.system.group, phase.batch)
-        ):
-            refuse(
-                f"a batch of {phase.batch} clips cannot be shared by {ranks.size} ranks in equal parts of whole groups"
-            )
-    folder = None
+        whole = phase.batch // ranks
+        if phase.batch % ranks or whole % min(phase.micro_batch, whole) or whole % min(group, phase.batch):
+            refuse(f"a batch of {phase.batch} clips cannot be shared by {ranks} ranks in equal parts of whole groups")
+
+
+def launch(config: Config, command: Command, device: torch.device, argv: list[str]) -> int:
+    batches, phases = dataset(config), phases_of(config)
+    outdir, folder = Path(command.outdir or f"runs/{config.recipe}"), None
+    ranks = Ranks(device, timedelta(seconds=command.timeout))
     try:
+        shared(phases, config.system.group, ranks.size)
         problem = None
         if ranks.first:
             try:
                 folder = opened(config, outdir, argv)
-            except Refused as error:
+                if command.log != "folder":
+                    folder.sinks.append(SINKS[command.log](outdir, folder.run))
+            except (Refused, Missing) as error:
                 problem = str(error)
         if problem := ranks.from_first(problem):
             refuse(problem)

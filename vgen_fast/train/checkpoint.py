@@ -8,9 +8,10 @@ committed is never written again. The newest valid one is found by reading manif
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,18 @@ from torch import Tensor
 
 from .loop import State, networks
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
-FIELDS = ("clips_seen", "clips_drawn", "steps", "events", "structure")  # of State, beside its tensors
+FIELDS = (
+    "clips_seen",
+    "clips_drawn",
+    "steps",
+    "events",
+    "structure",
+    "scale",
+    "good_steps",
+)  # of State, beside its tensors
 
 
 class CannotSave(RuntimeError):
@@ -247,11 +256,20 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(folder: Path, run: str, keep: int, kept: set[int]) -> None:
-    """Removes this run's checkpoints but the newest `keep` and those in `kept`, and what killed saves left."""
+def best(found: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The one with the smallest distance from real clips among those, newest first, at the newest one's level."""
+    level = lambda checkpoint: checkpoint.manifest["state"]["structure"][0]  # noqa: E731
+    distance = lambda checkpoint: checkpoint.manifest.get("distance", math.nan)  # noqa: E731
+    return min((c for c in found if level(c) == level(found[0]) and distance(c) < math.inf), key=distance, default=None)
+
+
+def prune(folder: Path, run: str, keep: int) -> None:
+    """Removes this run's checkpoints but the newest `keep` and the best, and what killed saves left."""
     sweep(folder)
-    for checkpoint in candidates(folder, run, lambda reason: None)[keep:]:
-        if checkpoint.clips_seen not in kept:
+    found = candidates(folder, run, lambda reason: None)
+    kept = best(found)
+    for checkpoint in found[keep:]:
+        if checkpoint != kept:
             going = folder / f"{PARTIAL}{checkpoint.path.name}"
             os.rename(checkpoint.path, going)
             shutil.rmtree(going, ignore_errors=True)

@@ -16,8 +16,6 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # before there is a group: its default arguments keep one, and its threads
 from torch import Tensor
 
-TIMEOUT = timedelta(minutes=10)
-
 
 class PeerLost(RuntimeError):
     """Another rank is gone, hangs, or is at another step."""
@@ -48,7 +46,8 @@ def group_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> s
 class Ranks:
     """This process among those that train together; alone, everything here costs nothing."""
 
-    def __init__(self, device: torch.device | None = None):
+    def __init__(self, device: torch.device | None = None, timeout: timedelta = timedelta(minutes=10)):
+        self.timeout = timeout  # a rank that does not answer for so long counts as lost
         self.backend = "cpu:gloo,cuda:nccl" if device and device.type == "cuda" else "gloo"
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         self.reductions = 0
@@ -97,9 +96,9 @@ class Ranks:
             dist.destroy_process_group()
 
     def _join(self) -> None:
-        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        store = dist.PrefixStore(group_name(store, rank, size, TIMEOUT), store)
-        dist.init_process_group(self.backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=self.timeout))
+        store = dist.PrefixStore(group_name(store, rank, size, self.timeout), store)
+        dist.init_process_group(self.backend, store=store, rank=rank, world_size=size, timeout=self.timeout)
 
     def _run(self, collective, *arguments, **options) -> None:
         try:
@@ -107,4 +106,4 @@ class Ranks:
         except PeerLost:
             raise
         except RuntimeError as error:
-            raise PeerLost(f"rank {self.rank} lost another rank: {error}") from error
+            raise PeerLost(f"rank {self.rank} lost another rank at step {self.reductions}: {error}") from error

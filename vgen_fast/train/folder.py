@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from .sinks import Sink
+
 
 class InUse(RuntimeError):
     """Another process writes into the folder."""
@@ -55,6 +57,7 @@ class Folder:
         self._mend(path / "events.jsonl")
         self._mend(path / "stats.jsonl")
         self.run, self.segment = self._identify()
+        self.sinks: list[Sink] = []
         self._events = os.open(path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def close(self) -> None:
@@ -83,6 +86,8 @@ class Folder:
     def stats(self, row: dict) -> None:
         with open(self.path / "stats.jsonl", "ab", buffering=0) as file:
             file.write((json.dumps({"segment": self.segment, **row}) + "\n").encode())
+        for sink in self.sinks:
+            sink(row)
 
     def forget_after(self, clips_seen: int) -> None:
         """Drops statistics of steps that a resume will do again."""

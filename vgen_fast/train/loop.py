@@ -5,7 +5,7 @@ Legend: B clips of a batch, on all ranks together; a micro-batch is what one ran
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +22,9 @@ Batches = Callable[[Tensor, tuple[int, int, int]], tuple[Tensor, Tensor | None]]
 Gate = Callable[[dict[str, float]], tuple[bool, bool]]  # losses -> may the critics, may the generator step
 Total = Callable[[Sequence[Tensor]], None]  # adds tensors up over the ranks, in place
 
+# Losses are multiplied by a scale before a backward pass in float16, whose smallest numbers gradients would fall below.
+FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # it doubles after so many steps without an overflow, and halves at each
+
 
 @dataclass(frozen=True)
 class Training:
@@ -34,6 +37,7 @@ class Training:
     penalty_every: int = 1  # critic steps; its weight grows alike
     betas: tuple[float, float] = (0.0, 0.99)
     ema_decay: float = 0.999
+    autocast: torch.dtype | None = None  # of the networks' forward passes; weights, losses and moments are wide
     reset_moments: bool = True  # where a level starts to fade in and where it is stable
     gate: Gate | None = None
 
@@ -50,6 +54,8 @@ class State:
     steps: dict[str, int] = field(default_factory=dict)  # of each optimizer
     events: dict[str, int] = field(default_factory=dict)  # how often: skipped steps, vetoes
     structure: tuple[int, bool] = (0, False)  # level, and whether it was fading in, of the last step
+    scale: float = 1.0  # of losses
+    good_steps: int = 0  # since the scale changed
 
 
 def networks(system: System) -> dict[str, nn.Module]:
@@ -59,7 +65,9 @@ def networks(system: System) -> dict[str, nn.Module]:
 def start(system: System, training: Training) -> State:
     adam = lambda module: torch.optim.Adam(module.parameters(), betas=training.betas, fused=True)  # noqa: E731
     optimizers = {name: adam(module) for name, module in networks(system).items()}
-    return State(system, ema.averaged_copy(system.generator), optimizers, steps=dict.fromkeys(optimizers, 0))
+    scale = FIRST_SCALE if training.autocast == torch.float16 else 1.0
+    average = ema.averaged_copy(system.generator)
+    return State(system, average, optimizers, steps=dict.fromkeys(optimizers, 0), scale=scale)
 
 
 @contextmanager
@@ -93,6 +101,7 @@ class Step:
     like: Tensor  # of the networks' type, on their device
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the rank's share of the batch, so far
     loaded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # a pair for each of `rows`
+    overflowed: bool = False
 
     @property
     def system(self) -> System:
@@ -114,33 +123,47 @@ class Step:
             video = video.to(self.like) / 127.5 - 1
             yield rows, len(rows) / self.phase.batch, video, None if labels is None else labels.to(self.like.device)
 
+    def lowered(self) -> AbstractContextManager:
+        """Networks that pass forward inside do so in the type of mixed precision."""
+        if self.training.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.like.device.type, self.training.autocast, cache_enabled=False)
+
+    @contextmanager
+    def passing(self, module: nn.Module) -> Iterator[None]:
+        """As `lowered`, and this network computes again what the phase says."""
+        level = {"nothing": math.inf, "newest": self.stage.level, "all": 0}[self.phase.recompute]
+        with self.lowered(), recomputing(module, level):
+            yield
+
     def note(self, name: str, value: Tensor, share: float) -> None:
         self.losses[name] = self.losses.get(name, 0.0) + share * value.detach()
 
     def critic(self, critic: Critic, number: int) -> None:
         """Gradients of one critic for one batch, left in its parameters."""
         system, stage, objective = self.system, self.stage, self.training.objectives[critic.name]
+        scale = self.state.scale
         penalised = self.state.steps[critic.name] % self.training.penalty_every == 0
         for rows, share, video, labels in self.real():
             draw = self.draw(rows, critic.name, number)
-            with torch.no_grad():
+            with torch.no_grad(), self.lowered():
                 inputs = system.draw_inputs(video, labels, draw)
                 fake = system.generator(inputs, stage)
                 seen_fake = critic.view(fake, inputs, stage)
                 seen_real = critic.view(system.real(video, inputs, stage), inputs, stage)
-            with recomputing(critic.module, self.phase.recompute == "all"):
+            with self.passing(critic.module):
                 scores_real, scores_fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
             loss = objective.critic(scores_real, scores_fake)
             self.note(f"{critic.name}/loss", loss, share)
             self.note(f"{critic.name}/real", scores_real.mean(), share)
             self.note(f"{critic.name}/fake", scores_fake.mean(), share)
             self.note("generator/adversarial", critic.weight * objective.generator(scores_fake.detach()), share)
-            (share * loss).backward()
+            (share * scale * loss).backward()
             if objective.penalty and penalised:
-                with recomputing(critic.module, self.phase.recompute != "nothing"):
-                    penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw)
+                with self.passing(critic.module):
+                    penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw, scale)
                 self.note(f"{critic.name}/penalty", penalty, share)
-                (share * self.training.penalty_every * penalty).backward()
+                (share * scale * self.training.penalty_every * penalty).backward()
 
     def generator(self) -> None:
         """Gradients of the generator for one batch."""
@@ -148,34 +171,47 @@ class Step:
         for rows, share, video, labels in self.real():
             draw = self.draw(rows, "generator")
             inputs = system.draw_inputs(video, labels, draw)
-            with recomputing(system.generator, self.phase.recompute == "all"):
+            with self.passing(system.generator):
                 fake = system.generator(inputs, stage)
             loss = self.like.new_zeros(())
             for critic in system.critics:
-                with recomputing(critic.module, self.phase.recompute == "all"):
+                with self.passing(critic.module):
                     scores = critic.module(critic.view(fake, inputs, stage), stage)
                 loss = loss + critic.weight * self.training.objectives[critic.name].generator(scores)
             for term in system.terms:
-                value = term.value(fake, system.real(video, inputs, stage), inputs, stage)
+                with self.lowered():
+                    value = term.value(fake, system.real(video, inputs, stage), inputs, stage)
                 self.note(f"generator/{term.name}", value, share)
                 loss = loss + term.weight * value
             self.note("generator/loss", loss, share)
-            (share * loss).backward()
+            (share * self.state.scale * loss).backward()
 
     def finish(self, name: str, rate: float) -> bool:
         """Adds up the gradients of all ranks; steps if they are finite, on all ranks or on none."""
         optimizer = self.state.optimizers[name]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.total(gradients)
+        if self.state.scale != 1:
+            torch._foreach_div_(gradients, self.state.scale)
         finite = bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
         if finite:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             self.state.steps[name] += 1
         else:
-            self.count(f"{name}/nonfinite")
+            self.count(f"{name}/overflow" if self.state.scale > 1 else f"{name}/nonfinite")
+            self.overflowed = True
         optimizer.zero_grad(set_to_none=True)
         return finite
+
+    def rescale(self) -> None:
+        """Once a step, after all networks: half the scale after an overflow, twice after a good while."""
+        state = self.state
+        state.good_steps = 0 if self.overflowed else state.good_steps + 1
+        if self.overflowed:
+            state.scale = max(state.scale / 2, 1.0)
+        elif state.good_steps == GOOD_STEPS:
+            state.scale, state.good_steps = state.scale * 2, 0
 
     def count(self, event: str) -> None:
         self.state.events[event] = self.state.events.get(event, 0) + 1
@@ -213,6 +249,8 @@ class Step:
                 ema.update(state.average, system.generator, training.ema_decay, state.steps["generator"])
         else:
             self.count("generator/vetoed")
+        if training.autocast == torch.float16:
+            self.rescale()
         state.clips_seen += phase.batch
         return self.losses
 

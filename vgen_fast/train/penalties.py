@@ -1,8 +1,12 @@
-"""Penalties on a critic's slope; each is (critic, real, fake, stage, draw) -> mean over the batch.
+"""Penalties on a critic's slope; each is (critic, real, fake, stage, draw, scale) -> mean over the batch.
 
 `critic` is the module, `real` and `fake` are what it sees, `draw` gives random numbers. Everything is reduced
 over all but the batch, so that any shape of clip will do. Gradients by the weights are left out of the inner backward
 (ops.no_weight_gradients): autograd could not tell that nobody wants them.
+
+Under autocast the critic's forward pass alone is in its type; the inner backward runs on scores multiplied by `scale`,
+so that small slopes are no zeros in float16, and slopes are divided by it, in the type of what is seen, before anything
+is made of them.
 
 Legend: B samples, K features of a sliced critic's encoder.
 """
@@ -14,8 +18,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..models.system import Draw, Seen, Stage
+from ..ops import autocast
 
-Penalty = Callable[[nn.Module, Seen, Seen, Stage, Draw], Tensor]
+Penalty = Callable[[nn.Module, Seen, Seen, Stage, Draw, float], Tensor]
 
 
 def parts(seen: Seen) -> tuple:
@@ -39,11 +44,11 @@ def interpolate(real: Seen, fake: Seen, mix: Tensor) -> Seen:
     return mixed if isinstance(real, tuple) else mixed[0]
 
 
-def squared_slopes(value: Tensor, seen: Seen) -> Tensor:
+def squared_slopes(value: Tensor, seen: Seen, scale: float) -> Tensor:
     """Per sample, the squared gradient of the summed value by all that is seen; with a graph."""
-    with ops.no_weight_gradients():
-        gradients = torch.autograd.grad(value.sum(), floating(seen), create_graph=True)
-    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    with ops.no_weight_gradients(), autocast.off(value):
+        gradients = torch.autograd.grad(value.sum() * scale, floating(seen), create_graph=True)
+    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) / scale for g in gradients]
     return torch.stack([g.square().flatten(1).sum(1) for g in wide]).sum(0)  # [B]
 
 
@@ -55,9 +60,9 @@ def norm(squares: Tensor) -> Tensor:
 def gradient_penalty(weight: float = 10.0, target: float = 1.0) -> Penalty:
     """WGAN-GP: weight * mean (|grad D(x^)| - target)^2, x^ between real and fake (eq. 2.7)."""
 
-    def penalty(critic, real, fake, stage, draw):
+    def penalty(critic, real, fake, stage, draw, scale=1.0):
         seen = interpolate(real, fake, draw.uniform())
-        return weight * (norm(squared_slopes(critic(seen, stage), seen)) - target).square().mean()
+        return weight * (norm(squared_slopes(critic(seen, stage), seen, scale)) - target).square().mean()
 
     return penalty
 
@@ -65,9 +70,9 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0) -> Penalty:
 def zero_centred(weight: float = 10.0) -> Penalty:
     """R1: weight / 2 * mean |grad D(x)|^2 on real samples."""
 
-    def penalty(critic, real, fake, stage, draw):
+    def penalty(critic, real, fake, stage, draw, scale=1.0):
         seen = interpolate(real, real, draw.uniform())
-        return weight / 2 * squared_slopes(critic(seen, stage), seen).mean()
+        return weight / 2 * squared_slopes(critic(seen, stage), seen, scale).mean()
 
     return penalty
 
@@ -78,11 +83,11 @@ def swgan_released(slope_weight: float = 50.0, head_weight: float = 10.0, target
     The second is called a derivative there; the true one has no |lrelu|. Both are taken at x^.
     """
 
-    def penalty(critic, real, fake, stage, draw):
+    def penalty(critic, real, fake, stage, draw, scale=1.0):
         mix = draw.uniform()
         seen = interpolate(real, fake, mix)
         y = critic.encode(seen, stage)
-        slopes = squared_slopes(critic.head(y), seen) * (1 - mix).square()
+        slopes = squared_slopes(critic.head(y), seen, scale) * (1 - mix).square()
         out = critic.head.activations(y)
         head = critic.head.scale * out.abs() * torch.where(out >= 0, 1.0, 0.2)
         return slope_weight * slopes.mean() + head_weight * (head - target).square().mean()
@@ -97,11 +102,11 @@ def swgan_thesis(slope_weight: float = 5e-4, head_weight: float = 10.0) -> Penal
     sqrt(sum_i (scale_i lrelu'_i)^2) / K; it depends on y^ through the signs alone, so that y^ needs no graph.
     """
 
-    def penalty(critic, real, fake, stage, draw):
+    def penalty(critic, real, fake, stage, draw, scale=1.0):
         mix = draw.uniform()
         seen = interpolate(real, fake, mix)
         y = critic.encode(seen, stage)
-        slopes = squared_slopes(y * draw.signs(y.shape[1]), seen)
+        slopes = squared_slopes(y * draw.signs(y.shape[1]), seen, scale)
         with torch.no_grad():
             mixed = torch.lerp(critic.encode(real, stage), critic.encode(fake, stage), mix[:, None])
             rising = critic.head.activations(mixed) >= 0

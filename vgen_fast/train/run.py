@@ -6,6 +6,7 @@ On several ranks all step together; the first one reads the list of checkpoints,
 import errno
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,20 @@ from pathlib import Path
 import torch
 
 from ..data import transforms
+from ..metrics.sliced_distance import coarse, sliced_distance
+from ..models.system import Draw
 from . import checkpoint, report
 from .distributed import PeerLost, Ranks
 from .folder import Folder
 from .loop import Batches, State, Training, start, step
 from .memory import give_back
 from .schedule import due, stage_at, work
+from .seeding import derived
 
 DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
+JUDGED, AT_ONCE = 64, 8  # clips that a checkpoint's distance is taken over
 TIDY = 64  # steps after which freed memory goes back to the system
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
@@ -133,13 +138,14 @@ class Run:
         if self.folder:
             self.event("checkpoint_begin", clips_seen=self.state.clips_seen)
             try:
-                checkpoint.save(self.folder.checkpoints, self.state, self.facts)
+                distance = self.distance()
+                checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, "distance": distance})
             except checkpoint.CannotSave as error:
                 self.event("checkpoint_failed", reason=str(error))
                 failure = str(error)
             else:
-                self.event("checkpoint_committed", clips_seen=self.state.clips_seen, sync=True)
-                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep, set())
+                self.event("checkpoint_committed", clips_seen=self.state.clips_seen, distance=distance, sync=True)
+                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep)
         if failure := self.ranks.from_first(failure):
             raise checkpoint.CannotSave(failure)
 
@@ -154,6 +160,21 @@ class Run:
         frames = report.videos(state.average, state.system, inputs, stage)
         report.write_grid(self.folder.samples, f"fakes-{state.clips_seen:09d}", frames)
         report.write_page(self.path)
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """Between real clips and the averaged generator's for the same labels: the smaller, the better."""
+        state, system = self.state, self.state.system
+        stage = stage_at(self.training.phases, max(state.clips_seen - 1, 0))
+        like = next(system.generator.parameters()).detach()
+        real, fake = [], []
+        for rows in torch.arange(JUDGED).split(AT_ONCE):
+            video, labels = self.batches(rows, system.sizes[stage.level])
+            video, labels = video.to(like) / 127.5 - 1, None if labels is None else labels.to(like.device)
+            inputs = system.draw_inputs(video, labels, Draw(derived(self.training.seed, "judged"), JUDGED, rows, like))
+            real.append(coarse(system.video(system.real(video, inputs, stage))))
+            fake.append(coarse(system.video(state.average(inputs, stage))))
+        return sliced_distance(torch.cat(real), torch.cat(fake))
 
     def reals(self) -> None:
         if not self.folder:
@@ -192,6 +213,8 @@ class Run:
         except PeerLost as error:
             report.complain(str(error))
             self.event("rank_lost", reason=str(error))
+            where = "".join(traceback.format_exception(error))  # of each rank that is left
+            (self.path / f"lost-by-rank-{self.ranks.rank}.txt").write_text(where)
             code = LOST
         return self.end(code)
 

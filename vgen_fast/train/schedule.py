@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..models.system import Stage
 
-Recompute = Literal["nothing", "penalty", "all"]  # which passes make their activations again instead of keeping them
+Recompute = Literal["nothing", "newest", "all"]  # levels whose activations are made again instead of kept
 
 
 @dataclass(frozen=True)
