@@ -139,7 +139,7 @@ def main() -> None:
     rows = []
     for index in args.only or range(len(ROWS)):
         row = Row(**child("--row", str(index), "--seconds", str(args.seconds)))
-        memory_of = lambda side: child("--row", str(index), "--side", side)["megabytes"]  # noqa: B023, E731
+        memory_of = lambda side: child("--row", str(index), "--side", side)["megabytes"]  # noqa: B023
         row.megabytes = {side: statistics.median(memory_of(side) for _ in range(3)) for side in row.sides}
         rows.append(row)
         print(row.name, row.times, row.megabytes, row.losses, flush=True)

@@ -24,11 +24,15 @@ def tiny() -> Config:
     )
 
 
-if __name__ == "__main__":
+def command() -> int:
     torch.set_num_threads(2)
     recipes.RECIPES["tiny"] = tiny
     code = main(["tiny", *sys.argv[1:]])
     # A thread of Gloo that lets go of a tensor while the interpreter ends aborts the process, now and then.
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     assert "pt_gloo_runloop" not in threads, threads
-    sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(command())

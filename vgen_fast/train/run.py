@@ -27,7 +27,7 @@ from .seeding import derived
 DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
-JUDGED, AT_ONCE = 64, 8  # clips that a checkpoint's distance is taken over
+JUDGED, AT_ONCE = 32, 8  # clips that a checkpoint's distance is taken over
 TIDY = 64  # steps after which freed memory goes back to the system
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
@@ -136,9 +136,9 @@ class Run:
         """Commits the state; every rank waits for the first, and stops with it if it cannot."""
         failure = None
         if self.folder:
+            distance = self.distance()
             self.event("checkpoint_begin", clips_seen=self.state.clips_seen)
             try:
-                distance = self.distance()
                 checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, "distance": distance})
             except checkpoint.CannotSave as error:
                 self.event("checkpoint_failed", reason=str(error))
