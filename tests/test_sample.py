@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from tests.train.test_run import run
-from vgen_fast import cli
+from vgen_fast import cli, sample
+from vgen_fast.train import checkpoint
+from vgen_fast.train.folder import run_name
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,19 @@ def test_labels_by_name_and_by_number_are_the_same(trained, tmp_path):
     assert not np.array_equal(by_name, other)
 
 
-def test_truncated_latents_stay_within_their_bound(trained, tmp_path):
-    from vgen_fast import sample
+def test_the_best_checkpoint_is_the_one_nearest_to_real_clips(trained, tmp_path):
+    found = checkpoint.candidates(trained / "checkpoints", run_name(trained), pytest.fail)
+    assert len({c.manifest["distance"] for c in found}) == len(found) > 1
+    chosen = checkpoint.best(found)
+    _, _, clips_seen = sample.restored(trained, "best")
+    assert clips_seen == chosen.clips_seen
+    assert sample.restored(trained)[2] == found[0].clips_seen
+    best, _ = videos(trained, tmp_path, "generate", "--seeds", "3", "--checkpoint", "best")
+    newest, _ = videos(trained, tmp_path, "generate", "--seeds", "3")
+    assert np.array_equal(best, newest) == (chosen == found[0])
 
+
+def test_truncated_latents_stay_within_their_bound(trained, tmp_path):
     _, config, _ = sample.restored(trained)
     assert max(sample.latents(config, seed, 0.5).abs().max().item() for seed in range(50)) <= 0.5
     assert sample.latents(config, 3, None).equal(sample.latents(config, 3, 100.0))

@@ -21,6 +21,10 @@ OURS = f'"format": {checkpoint.FORMAT},'
 FACTS = {"run": "r1", "threads": 2}
 
 
+def spoil(gradients):
+    gradients[0].view(-1)[0] = float("inf")
+
+
 @pytest.fixture
 def saved(tmp_path):
     state, training = make()
@@ -28,14 +32,17 @@ def saved(tmp_path):
     return state, training, checkpoint.save(tmp_path, state, FACTS)
 
 
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("objective", ["wgan_gp", "swgan"])
-def test_six_steps_are_three_saved_loaded_and_three_more(tmp_path, objective):
-    straight, training = make(objective)
-    wanted = take(straight, training, 6)
-    first, _ = make(objective)
-    take(first, training, 3)
+def test_six_steps_are_three_saved_loaded_and_three_more(tmp_path, objective, autocast):
+    straight, training = make(objective, autocast=autocast)
+    wanted = take(straight, training, 2) + take(straight, training, 1, total=spoil) + take(straight, training, 3)
+    first, _ = make(objective, autocast=autocast)
+    take(first, training, 2)
+    take(first, training, 1, total=spoil)  # saved right after a step that is left out
     found = checkpoint.save(tmp_path, first, FACTS)
-    second, _ = make(objective)
+    assert first.events == {f"{n}/{'overflow' if first.scale > 1 else 'nonfinite'}": 1 for n in first.steps}
+    second, _ = make(objective, autocast=autocast)
     torch.manual_seed(99)  # nothing may hang on the state of global generators
     checkpoint.load(found, second)
     got = take(second, training, 3)
