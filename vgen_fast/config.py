@@ -79,7 +79,7 @@ class Config(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What convolutions keep and read between the layers; weights, scores, losses and moments stay float32."""
     recompute: Recompute = "nothing"
-    """Passes that make their activations again instead of keeping them: less memory for more time, the same numbers."""
+    """Levels that make their activations again instead of keeping them: less memory for more time, the same numbers."""
     memory: str | None = None
     """What a step may hold, as 8GiB or 900MB: levels that need more recompute as much as it takes."""
     seed: int = 0

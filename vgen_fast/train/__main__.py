@@ -47,7 +47,7 @@ class Command(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train: auto is the GPU if there is one. Under torchrun each rank takes its own."""
     log: Literal["folder", "tensorboard", "wandb"] = "folder"
-    """Where statistics go, always into the run folder."""
+    """Where statistics go; the run folder has them anyway."""
     timeout: float = Field(600, gt=0)
     """Seconds after which a rank that does not answer counts as lost."""
     dry_run: bool = False
