@@ -52,7 +52,9 @@ class Every(Settings):
     checkpoint: int = Field(50_000, ge=0)
     """Clips between two checkpoints; there is one at the end and on a signal anyway."""
     keep: int = Field(3, ge=1)
-    """Checkpoints that stay."""
+    """Checkpoints that stay, the best beside them."""
+    judged: int = Field(32, ge=0)
+    """Clips that a checkpoint is judged by, against as many real ones; 0 judges none, and keeps no best."""
 
 
 class Config(Settings):

@@ -38,8 +38,9 @@ def go(tmp_path, monkeypatch):
 
         folder = Folder(tmp_path / "run")
         (folder.path / "config.yaml").write_text("recipe: tiny\n")
-        intervals = Intervals(tick=8, samples=0, checkpoint=40, keep=3)
-        it = Run(build, MovingShapes((8, 16, 16), 3), folder, folder.path, Ranks(), clips, intervals, {}, (8, 3, 4))
+        intervals = Intervals(tick=8, samples=0, checkpoint=40, keep=3, judged=0)
+        batches = MovingShapes((8, 16, 16), 3)
+        it = Run(build, batches, folder, folder.path, Ranks(), clips, intervals, {}, (8, 3, 4), pytest.fail)
         code = it.go()
         folder.close()
         return code, whole_lines(folder.path / "events.jsonl"), it

@@ -20,7 +20,7 @@ def tiny() -> Config:
         clips=160,
         phases=(Grow(0, 32, 8), Grow(36, 12, 8), Grow(16, 16, 8)),  # a fade that ends inside a step
         optim=Optim(generator_lr=1e-3, critic_lr=1e-3),
-        every=Every(tick=8, samples=80, checkpoint=24, keep=3),
+        every=Every(tick=8, samples=80, checkpoint=24, keep=3, judged=4),
     )
 
 

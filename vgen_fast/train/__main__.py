@@ -18,6 +18,7 @@ from pydantic import Field
 from ..config import Config, Settings, from_yaml
 from ..data.strips import BadClip, Strips, TooMuchBadData
 from ..data.synthetic import MovingShapes
+from ..metrics.sliced_distance import sliced_distance
 from ..models import progressive
 from ..models.system import System
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
@@ -210,6 +211,7 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
             intervals,
             facts,
             classes,
+            sliced_distance,
         ).go()
     finally:
         if folder:

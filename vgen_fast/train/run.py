@@ -7,14 +7,14 @@ import errno
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..data import transforms
-from ..metrics.sliced_distance import coarse, sliced_distance
 from ..models.system import Draw
 from . import checkpoint, report
 from .distributed import PeerLost, Ranks
@@ -27,7 +27,7 @@ from .seeding import derived
 DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
-JUDGED, AT_ONCE = 32, 8  # clips that a checkpoint's distance is taken over
+AT_ONCE = 8  # clips of those that a checkpoint is judged by
 TIDY = 64  # steps after which freed memory goes back to the system
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
@@ -40,6 +40,7 @@ class Intervals:
     samples: int
     checkpoint: int
     keep: int
+    judged: int  # clips that a checkpoint is judged by
 
 
 class Signals:
@@ -74,10 +75,11 @@ class Run:
         intervals: Intervals,
         facts: dict,
         classes: tuple[int, ...],
+        judge: Callable[[Iterable[tuple[Tensor, Tensor]]], float],  # pairs of real and fake videos -> their distance
     ):
         self.build, self.batches, self.folder, self.clips = build, batches, folder, clips
         self.path, self.ranks = path, ranks
-        self.intervals, self.classes = intervals, classes
+        self.intervals, self.classes, self.judge = intervals, classes, judge
         self.run = ranks.from_first(folder.run if folder else None)
         self.facts = {
             **facts,
@@ -139,12 +141,12 @@ class Run:
             distance = self.distance()
             self.event("checkpoint_begin", clips_seen=self.state.clips_seen)
             try:
-                checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, "distance": distance})
+                checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, **distance})
             except checkpoint.CannotSave as error:
                 self.event("checkpoint_failed", reason=str(error))
                 failure = str(error)
             else:
-                self.event("checkpoint_committed", clips_seen=self.state.clips_seen, distance=distance, sync=True)
+                self.event("checkpoint_committed", clips_seen=self.state.clips_seen, **distance, sync=True)
                 checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep)
         if failure := self.ranks.from_first(failure):
             raise checkpoint.CannotSave(failure)
@@ -162,19 +164,21 @@ class Run:
         report.write_page(self.path)
 
     @torch.no_grad()
-    def distance(self) -> float:
-        """Between real clips and the averaged generator's for the same labels: the smaller, the better."""
+    def distance(self) -> dict[str, float]:
+        """How far the averaged generator's clips are from real ones: of checkpoints the nearest is the best."""
+        return {"distance": self.judge(self.judged())} if self.intervals.judged else {}
+
+    def judged(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Real videos and generated ones for the same labels, always the same, some at a time."""
         state, system = self.state, self.state.system
         stage = stage_at(self.training.phases, max(state.clips_seen - 1, 0))
         like = next(system.generator.parameters()).detach()
-        real, fake = [], []
-        for rows in torch.arange(JUDGED).split(AT_ONCE):
+        count = self.intervals.judged
+        for rows in torch.arange(count).split(AT_ONCE):
             video, labels = self.batches(rows, system.sizes[stage.level])
             video, labels = video.to(like) / 127.5 - 1, None if labels is None else labels.to(like.device)
-            inputs = system.draw_inputs(video, labels, Draw(derived(self.training.seed, "judged"), JUDGED, rows, like))
-            real.append(coarse(system.video(system.real(video, inputs, stage))))
-            fake.append(coarse(system.video(state.average(inputs, stage))))
-        return sliced_distance(torch.cat(real), torch.cat(fake))
+            inputs = system.draw_inputs(video, labels, Draw(derived(self.training.seed, "judged"), count, rows, like))
+            yield system.video(system.real(video, inputs, stage)), system.video(state.average(inputs, stage))
 
     def reals(self) -> None:
         if not self.folder:
