@@ -81,7 +81,7 @@ class Config(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What convolutions keep and read between the layers; weights, scores, losses and moments stay float32."""
     recompute: Recompute = "nothing"
-    """Levels that make their activations again instead of keeping them: less memory for more time, the same numbers."""
+    """Levels that make their activations again instead of keeping them: less memory, more time, other rounding."""
     memory: str | None = None
     """What a step may hold, as 8GiB or 900MB: levels that need more recompute as much as it takes."""
     seed: int = 0
@@ -162,7 +162,7 @@ class Config(Settings):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
 
     def digest(self) -> str:
-        """Of everything that decides the numbers of a run; its length, its intervals and its memory do not."""
+        """Of everything that decides the numbers of a run; length and intervals do not, memory only rounds them."""
         values = json.loads(self.model_dump_json(exclude={"clips", "every", "memory", "recompute"}))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -69,7 +69,7 @@ class Ranks:
         flat = torch.cat([*(g.flatten() for g in gradients), mark])
         self._run(dist.all_reduce, flat)
         if flat[-2:].tolist() != [number * self.size, number * number * self.size]:
-            raise PeerLost(f"rank {self.rank} is at step {self.reductions}, another is not: a step was left out")
+            raise PeerLost(f"rank {self.rank} is at reduction {self.reductions}, another is not: a step was left out")
         position = 0
         for gradient in gradients:
             gradient.copy_(flat[position : position + gradient.numel()].view_as(gradient))
@@ -106,4 +106,4 @@ class Ranks:
         except PeerLost:
             raise
         except RuntimeError as error:
-            raise PeerLost(f"rank {self.rank} lost another rank at step {self.reductions}: {error}") from error
+            raise PeerLost(f"rank {self.rank} lost another rank after {self.reductions} reductions: {error}") from error
