@@ -76,12 +76,26 @@ def test_micro_batches_add_up_to_the_batch(objective):
     for micro in (8, 4):
         state, training = make(objective, torch.float64)
         training = replace(training, phases=(phase(micro=micro),))
-        take(state, training, 2)
-        found.append(weights(state))
+        losses = take(state, training, 2)[-1]
+        found.append({**weights(state), **losses})
     for name, value in found[0].items():
         torch.testing.assert_close(
             found[1][name], value, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_the_length_of_a_gradient_and_the_diversity_of_fakes_are_told():
+    state, training = make("vanilla")
+    reduced = []
+    losses = take(state, training, total=lambda tensors: reduced.append([t.clone() for t in tensors]))[-1]
+    for name, gradients in zip(("video", "generator"), reduced, strict=False):
+        length = torch.cat([g.flatten() for g in gradients]).norm()
+        torch.testing.assert_close(losses[f"{name}/gradient"], length, rtol=1e-5, atol=0)
+    assert losses["generator/diversity"] > 0
+    alike = torch.tensor([0.0, 5.0, 0.0, 5.0])  # samples 0 and 2, and 1 and 3, are judged together
+    apart = torch.tensor([0.0, 0.0, 4.0, 2.0])
+    for values, wanted in ((alike, 0.0), (apart, 1.5)):  # deviations 2 and 1
+        assert loop.diversity(values.view(4, 1, 1, 1, 1).expand(4, 3, 2, 2, 2), group=2).item() == wanted
 
 
 def test_rows_of_micro_batches_keep_samples_together_that_are_judged_together():

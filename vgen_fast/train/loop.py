@@ -87,6 +87,11 @@ def micro_batches(batch: int, micro: int, group: int, rank: int = 0, ranks: int 
     return [column.reshape(-1) for column in mine]
 
 
+def diversity(video: Tensor, group: int) -> Tensor:
+    """Mean standard deviation of a voxel over each group of samples; 0 is one and the same video for all latents."""
+    return video.unflatten(0, (group, -1)).std(dim=0, correction=0).mean()
+
+
 @dataclass
 class Step:
     """One step in the making: what its parts share."""
@@ -99,6 +104,8 @@ class Step:
     rows: list[Tensor]
     total: Total
     like: Tensor  # of the networks' type, on their device
+    group: int = 1  # samples judged together, a column of `rows`
+    ranks: int = 1
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the rank's share of the batch, so far
     loaded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # a pair for each of `rows`
     overflowed: bool = False
@@ -173,6 +180,8 @@ class Step:
             inputs = system.draw_inputs(video, labels, draw)
             with self.passing(system.generator):
                 fake = system.generator(inputs, stage)
+            if self.group > 1:
+                self.note("generator/diversity", diversity(system.video(fake.detach()), self.group), share)
             loss = self.like.new_zeros(())
             for critic in system.critics:
                 with self.passing(critic.module):
@@ -193,7 +202,9 @@ class Step:
         self.total(gradients)
         if self.state.scale != 1:
             torch._foreach_div_(gradients, self.state.scale)
-        finite = bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        length = torch.stack(torch._foreach_norm(gradients)).norm()
+        self.note(f"{name}/gradient", length, 1 / self.ranks)
+        finite = bool(length.isfinite())
         if finite:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
@@ -251,6 +262,7 @@ class Step:
             self.count("generator/vetoed")
         if training.autocast == torch.float16:
             self.rescale()
+        self.total(list(self.losses.values()))
         state.clips_seen += phase.batch
         return self.losses
 
@@ -262,11 +274,14 @@ def begin(state: State, training: Training, batches: Batches, total: Total, rank
     group = min(max(critic.group or 1 for critic in state.system.critics), phase.batch)
     rows = micro_batches(phase.batch, phase.micro_batch, group, *ranks)
     like = next(state.system.generator.parameters()).detach()
-    return Step(state, training, batches, phase, stage, rows, total, like)
+    return Step(state, training, batches, phase, stage, rows, total, like, group, ranks[1])
 
 
 def step(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)):
-    """One step of every network; returns its losses and leaves the state one batch on."""
+    """One step of every network; leaves the state one batch on.
+
+    Returns the losses, the lengths of the gradients and the diversity of the fakes, all of the whole batch.
+    """
     one = begin(state, training, batches, total, ranks)
     structure = (one.stage.level, one.stage.fade < 1)
     if training.reset_moments and structure != state.structure:

@@ -4,6 +4,7 @@ On several ranks all step together; the first one reads the list of checkpoints,
 """
 
 import errno
+import math
 import signal
 import time
 import traceback
@@ -241,7 +242,7 @@ class Run:
         if state.clips_seen == 0:
             self.reals()
             self.samples()
-        ticked, since, sums, count = time.monotonic(), state.clips_seen, {}, 0
+        ticked, since, sums = time.monotonic(), state.clips_seen, {}
         while state.clips_seen < self.clips:
             if number := self.ranks.largest(signals.number):
                 self.event("signal", number=number)
@@ -255,16 +256,13 @@ class Run:
                 self.roll_back()
                 state = self.state
                 continue
-            if not self.bad:  # on all ranks or on none
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value
-                count += 1
-            tick, means = due(self.intervals.tick, before, state.clips_seen), {}
-            if (tick or progress.live) and count:
-                values = torch.stack(list(sums.values())) / count
-                if tick:
-                    self.ranks.total([values])  # a rank's losses are its share of the batch's
-                means = dict(zip(sums, values.tolist(), strict=True))
+            values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+            if all(map(math.isfinite, values.values())):  # else the step was skipped, on all ranks
+                for name, value in values.items():
+                    total, times = sums.get(name, (0.0, 0))
+                    sums[name] = (total + value, times + 1)
+            tick = due(self.intervals.tick, before, state.clips_seen)
+            means = {name: total / times for name, (total, times) in sums.items()}
             if self.folder and (tick or progress.live):
                 progress.update(state.clips_seen, state.system.sizes[stage.level], stage, means, tick)
             if tick:
@@ -276,7 +274,7 @@ class Run:
                         "hex": {name: value.hex() for name, value in means.items()},
                         "clips_per_second": round(speed, 3), "events": dict(state.events),
                     })  # fmt: skip
-                ticked, since, sums, count = now, state.clips_seen, {}, 0
+                ticked, since, sums = now, state.clips_seen, {}
             if state.steps["generator"] % TIDY == 0:
                 give_back()
             if due(self.intervals.samples, before, state.clips_seen) and state.clips_seen < self.clips:
