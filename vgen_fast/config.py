@@ -92,6 +92,8 @@ class Config(Settings):
     """Critic steps for each of the generator's."""
     penalty_every: int = Field(1, gt=0)
     """Critic steps from one penalty to the next; its weight grows alike."""
+    diverged: Literal["go-back", "go-on"] = "go-back"
+    """What follows where losses, gradients or the diversity of fakes leave the road though they are finite."""
     optim: Optim = Optim()
     every: Every = Every()
 
@@ -162,8 +164,8 @@ class Config(Settings):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
 
     def digest(self) -> str:
-        """Of everything that decides the numbers of a run; length and intervals do not, memory only rounds them."""
-        values = json.loads(self.model_dump_json(exclude={"clips", "every", "memory", "recompute"}))
+        """Of everything that decides the numbers of a run: not length, intervals and care; memory only rounds them."""
+        values = json.loads(self.model_dump_json(exclude={"clips", "every", "memory", "recompute", "diverged"}))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -212,6 +212,7 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
             facts,
             classes,
             sliced_distance,
+            config.diverged == "go-back",
         ).go()
     finally:
         if folder:

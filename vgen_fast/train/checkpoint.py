@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from .loop import State, networks
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
 FIELDS = (
@@ -33,6 +34,7 @@ FIELDS = (
     "structure",
     "scale",
     "good_steps",
+    "signals",
 )  # of State, beside its tensors
 
 
@@ -248,6 +250,12 @@ def candidates(folder: Path, run: str, skipped: Callable[[str], None]) -> list[C
         if checkpoint.manifest.get("run") == run:
             found.append(checkpoint)
     return sorted(found, key=lambda checkpoint: checkpoint.clips_seen, reverse=True)
+
+
+def set_aside(checkpoint: Checkpoint, why: str) -> None:
+    """Renames a checkpoint to one that no run takes for its own."""
+    names = (f"{checkpoint.path.name}.{why}{f'-{number}' if number else ''}" for number in count())
+    os.rename(checkpoint.path, next(path for name in names if not (path := checkpoint.path.with_name(name)).exists()))
 
 
 def sweep(folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.segment import recomputing
 from ..models.system import Critic, Draw, Stage, System
-from . import ema, seeding
+from . import divergence, ema, seeding
 from .objectives import Objective
 from .schedule import Phase, phase_at, stage_at
 
@@ -56,6 +56,7 @@ class State:
     structure: tuple[int, bool] = (0, False)  # level, and whether it was fading in, of the last step
     scale: float = 1.0  # of losses
     good_steps: int = 0  # since the scale changed
+    signals: divergence.Signals = field(default_factory=dict)  # of this structure
 
 
 def networks(system: System) -> dict[str, nn.Module]:
@@ -284,8 +285,9 @@ def step(state: State, training: Training, batches: Batches, total: Total, ranks
     """
     one = begin(state, training, batches, total, ranks)
     structure = (one.stage.level, one.stage.fade < 1)
-    if training.reset_moments and structure != state.structure:
-        for optimizer in state.optimizers.values():
-            optimizer.state.clear()
-    state.structure = structure
+    if structure != state.structure:
+        state.structure, state.signals = structure, {}
+        if training.reset_moments:
+            for optimizer in state.optimizers.values():
+                optimizer.state.clear()
     return one.run()

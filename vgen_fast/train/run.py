@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data import transforms
 from ..models.system import Draw
-from . import checkpoint, report
+from . import checkpoint, divergence, report
 from .distributed import PeerLost, Ranks
 from .folder import Folder
 from .loop import Batches, State, Training, start, step
@@ -30,6 +30,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what
 IN_A_ROW = 10  # bad steps before a rollback
 AT_ONCE = 8  # clips of those that a checkpoint is judged by
 TIDY = 64  # steps after which freed memory goes back to the system
+SINCE = 250  # steps before the verdict that a run has diverged; what was saved since is not trusted
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
 
@@ -77,10 +78,11 @@ class Run:
         facts: dict,
         classes: tuple[int, ...],
         judge: Callable[[Iterable[tuple[Tensor, Tensor]]], float],  # pairs of real and fake videos -> their distance
+        go_back: bool = True,  # where the run diverges; else that is an event and no more
     ):
         self.build, self.batches, self.folder, self.clips = build, batches, folder, clips
         self.path, self.ranks = path, ranks
-        self.intervals, self.classes, self.judge = intervals, classes, judge
+        self.intervals, self.classes, self.judge, self.go_back = intervals, classes, judge, go_back
         self.run = ranks.from_first(folder.run if folder else None)
         self.facts = {
             **facts,
@@ -95,11 +97,17 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
-    def restore(self) -> bool:
-        """The newest valid checkpoint, or a fresh state; False if there are only damaged ones."""
+    def restore(self, until: int | None = None) -> bool:
+        """The newest valid checkpoint, or a fresh state; False if there are only damaged ones.
+
+        `until`: those of more clips are set aside, but for the oldest one if all are.
+        """
         self.fresh()
         damaged: list[str] = []
         there = checkpoint.candidates(self.path / "checkpoints", self.run, damaged.append) if self.ranks.first else []
+        if until is not None:
+            while len(there) > 1 and there[0].clips_seen > until:
+                checkpoint.set_aside(there.pop(0), "diverged")
         for found in self.ranks.from_first(there):
             try:
                 checkpoint.load(found, self.state)
@@ -250,14 +258,17 @@ class Run:
             before, stage = state.clips_seen, stage_at(self.training.phases, state.clips_seen)
             skipped = dict(state.events)
             losses = step(state, self.training, self.batches, self.ranks.total, (self.ranks.rank, self.ranks.size))
-            if self.numerical_fault(skipped):
+            values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+            told = all(map(math.isfinite, values.values()))  # else a network left the step out, on all ranks
+            fault = self.numerical_fault(skipped)
+            if fault or (told and self.diverged(values)):
                 if len(self.rollbacks) >= ROLLBACKS:
                     return NUMERICAL
-                self.roll_back()
+                self.roll_back(state.clips_seen - (0 if fault else SINCE * (state.clips_seen - before)))
                 state = self.state
+                ticked, since, sums = time.monotonic(), state.clips_seen, {}
                 continue
-            values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-            if all(map(math.isfinite, values.values())):  # else the step was skipped, on all ranks
+            if told:
                 for name, value in values.items():
                     total, times = sums.get(name, (0.0, 0))
                     sums[name] = (total + value, times + 1)
@@ -291,9 +302,18 @@ class Run:
             self.event("nonfinite", site=name.removesuffix("/nonfinite"), clips_seen=self.state.clips_seen)
         return self.bad >= IN_A_ROW
 
-    def roll_back(self) -> None:
+    def diverged(self, values: dict[str, float]) -> bool:
+        """Whether finite numbers have left the road, and the run shall go back for it."""
+        found = divergence.see(self.state.signals, values)
+        if found:
+            self.event("diverged", signals=found, clips_seen=self.state.clips_seen)
+            self.state.signals = {}
+        return bool(found) and self.go_back
+
+    def roll_back(self, until: int) -> None:
+        """To the newest checkpoint that is not past `until`, if there is one so old."""
         reached = self.state.clips_seen
-        self.restore()
+        self.restore(until)
         batch = self.training.phases[-1].batch
         self.rollbacks = [clips for clips in self.rollbacks if clips > reached - WITHIN * batch] + [reached]
         self.state.clips_drawn += reached  # other data than those that led here
