@@ -1,6 +1,5 @@
 """One training step: phases, accumulation, ranks, penalties, faults; on a tiny progressive GAN."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from vgen_fast.train.loop import micro_batches
 from vgen_fast.train.objectives import OBJECTIVES
 from vgen_fast.train.schedule import Phase
 
-from .tiny import hexes, make, phase, same, take, weights
+from .tiny import bits, hexes, make, phase, same, take, weights
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
@@ -89,7 +88,7 @@ def test_the_length_of_a_gradient_and_the_diversity_of_fakes_are_told():
     reduced = []
     losses = take(state, training, total=lambda tensors: reduced.append([t.clone() for t in tensors]))[-1]
     for name, gradients in zip(("video", "generator"), reduced, strict=False):
-        length = torch.cat([g.flatten() for g in gradients]).norm()
+        length = torch.cat([g.flatten() for g in gradients if g.ndim]).norm()  # losses are added up along
         torch.testing.assert_close(losses[f"{name}/gradient"], length, rtol=1e-5, atol=0)
     assert losses["generator/diversity"] > 0
     alike = torch.tensor([0.0, 5.0, 0.0, 5.0])  # samples 0 and 2, and 1 and 3, are judged together
@@ -132,27 +131,85 @@ def test_two_ranks_with_added_gradients_step_as_one():
         torch.testing.assert_close(a + b, wanted, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("bad", ["critic", "generator"])
-def test_a_bad_gradient_reaches_nothing(bad):
+def spoiled(tensor, value):
+    """The same tensor with one bad entry; gradients pass."""
+    return torch.where(torch.arange(tensor.numel()).view(tensor.shape) == 0, value, tensor)
+
+
+def bad_output(module, value):
+    return module.register_forward_hook(lambda _, inputs, output: spoiled(output, value)).remove
+
+
+def bad_gradient(module, value):
+    return module.blocks[1][0].weight.register_hook(lambda gradient: spoiled(gradient, value)).remove
+
+
+def bad_part(training, part, value):
+    """A loss or a penalty with a bad value."""
+    honest = training.objectives["video"]
+    wrong = replace(honest, **{part: lambda *seen: getattr(honest, part)(*seen) * value})
+    training.objectives["video"] = wrong
+    return lambda: training.objectives.update(video=honest)
+
+
+BOTH, CRITIC, GENERATOR = ("video", "generator"), ("video",), ("generator",)
+SITES = {  # where a number goes bad -> how, and who leaves the step out
+    "a generated voxel": (lambda state, training, value: bad_output(state.system.generator, value), BOTH),
+    "a score": (lambda state, training, value: bad_output(state.system.critics[0].module, value), BOTH),
+    "the critic's loss": (lambda state, training, value: bad_part(training, "critic", value), CRITIC),
+    "the penalty": (lambda state, training, value: bad_part(training, "penalty", value), CRITIC),
+    "the generator's loss": (lambda state, training, value: bad_part(training, "generator", value), GENERATOR),
+    "an entry of the critic's gradient": (
+        lambda state, training, value: bad_gradient(state.system.critics[0].module, value), CRITIC,
+    ),
+    "an entry of the generator's gradient": (
+        lambda state, training, value: bad_gradient(state.system.generator, value), GENERATOR,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("site", list(SITES))
+def test_a_bad_number_reaches_nothing(site, value):
+    """The networks it concerns, their moments and the average have the bits they had; the others step."""
     state, training = make()
     take(state, training)
-    before, moments = weights(state), copy.deepcopy(state.optimizers["video"].state_dict()["state"])
-    name = "video" if bad == "critic" else "generator"
-    loop.networks(state.system)[name].requires_grad_(True)
-    poison = loop.networks(state.system)[name].blocks[1][0].weight
-    handle = poison.register_hook(lambda gradient: gradient * float("nan"))
+    before = bits(state)
+    spoil, left_out = SITES[site]
+    for module in loop.networks(state.system).values():
+        module.requires_grad_(True)
+    mend = spoil(state, training, value)
     take(state, training)
-    handle.remove()
-    assert state.events == {f"{name}/nonfinite": 1}
-    assert state.steps[name] == 1
-    for key, old in before.items():
-        if key.startswith(name):
-            assert torch.equal(weights(state)[key], old), key
-    if bad == "critic":
-        for index, values in state.optimizers["video"].state_dict()["state"].items():
-            for key, value in values.items():
-                assert torch.equal(value, moments[index][key])
-    assert all(value.isfinite().all() for value in weights(state).values())
+    mend()
+    assert state.events == {f"{name}/nonfinite": 1 for name in left_out}
+    owners = {*left_out, *(["average"] if "generator" in left_out else [])}
+    for key, now in bits(state).items():
+        assert now.isfinite().all(), key
+        if key.split("/")[0] in owners:
+            assert torch.equal(now, before[key]), key
+    assert state.steps == {name: 1 if name in left_out else 2 for name in ("video", "generator")}
+    take(state, training)
+    assert state.steps == {name: 2 if name in left_out else 3 for name in ("video", "generator")}
+
+
+@pytest.mark.parametrize("objective", ["wgan_gp", "swgan", "swgan_thesis", "vanilla_r1", "hinge"])
+@pytest.mark.parametrize("video", ["black", "white", "one clip"])
+def test_degenerate_batches_give_finite_steps(objective, video):
+    """No slope, no deviation, one sample: nothing is divided by any of them."""
+
+    def batches(rows, size):
+        clip, labels = MovingShapes((8, 16, 16), 3)(rows * 0, size)
+        return clip if video == "one clip" else torch.full_like(clip, 255 * (video == "white")), labels
+
+    state, training = make(objective)
+    take(state, training, batches=batches)
+    take(state, replace(training, phases=(phase(batch=1, micro=1),)), batches=batches)
+    with torch.no_grad():
+        for parameter in state.system.critics[0].module.parameters():
+            parameter.zero_()  # a critic without slope
+    take(state, training, batches=batches)
+    assert state.events == {}
+    assert all(value.isfinite().all() for value in bits(state).values())
 
 
 def test_a_gate_vetoes_a_step_and_is_counted():

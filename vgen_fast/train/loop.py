@@ -106,8 +106,8 @@ class Step:
     total: Total
     like: Tensor  # of the networks' type, on their device
     group: int = 1  # samples judged together, a column of `rows`
-    ranks: int = 1
-    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the rank's share of the batch, so far
+    noted: dict[str, Tensor] = field(default_factory=dict)  # of the rank's share of the batch, so far
+    losses: dict[str, Tensor] = field(default_factory=dict)  # of the batch, and the lengths of gradients
     loaded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # a pair for each of `rows`
     overflowed: bool = False
 
@@ -145,7 +145,13 @@ class Step:
             yield
 
     def note(self, name: str, value: Tensor, share: float) -> None:
-        self.losses[name] = self.losses.get(name, 0.0) + share * value.detach()
+        self.noted[name] = self.noted.get(name, 0.0) + share * value.detach()
+
+    def add_up(self, gradients: Sequence[Tensor]) -> None:
+        """Gradients, and what was noted, over all ranks."""
+        self.total([*gradients, *self.noted.values()])
+        self.losses |= self.noted
+        self.noted = {}
 
     def critic(self, critic: Critic, number: int) -> None:
         """Gradients of one critic for one batch, left in its parameters."""
@@ -197,15 +203,18 @@ class Step:
             (share * self.state.scale * loss).backward()
 
     def finish(self, name: str, rate: float) -> bool:
-        """Adds up the gradients of all ranks; steps if they are finite, on all ranks or on none."""
+        """Adds up the gradients of all ranks; steps if they and their loss are finite, on all ranks or on none."""
         optimizer = self.state.optimizers[name]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.total(gradients)
+        self.add_up(gradients)
         if self.state.scale != 1:
             torch._foreach_div_(gradients, self.state.scale)
         length = torch.stack(torch._foreach_norm(gradients)).norm()
-        self.note(f"{name}/gradient", length, 1 / self.ranks)
-        finite = bool(length.isfinite())
+        self.losses[f"{name}/gradient"] = length
+        judged = [
+            self.losses[key] for part in ("gradient", "loss", "penalty") if (key := f"{name}/{part}") in self.losses
+        ]
+        finite = bool(torch.stack(judged).isfinite().all())
         if finite:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
@@ -238,6 +247,7 @@ class Step:
                 with only(system, critic.module):
                     self.critic(critic, number)
             if training.gate:
+                self.add_up(())
                 may_critics, may_generator = training.gate({name: float(value) for name, value in self.losses.items()})
             for critic in system.critics:
                 if not may_critics:
@@ -263,7 +273,6 @@ class Step:
             self.count("generator/vetoed")
         if training.autocast == torch.float16:
             self.rescale()
-        self.total(list(self.losses.values()))
         state.clips_seen += phase.batch
         return self.losses
 
@@ -275,7 +284,7 @@ def begin(state: State, training: Training, batches: Batches, total: Total, rank
     group = min(max(critic.group or 1 for critic in state.system.critics), phase.batch)
     rows = micro_batches(phase.batch, phase.micro_batch, group, *ranks)
     like = next(state.system.generator.parameters()).detach()
-    return Step(state, training, batches, phase, stage, rows, total, like, group, ranks[1])
+    return Step(state, training, batches, phase, stage, rows, total, like, group)
 
 
 def step(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)):
