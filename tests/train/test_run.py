@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from vgen_fast import recipes
+from vgen_fast.data import write
 from vgen_fast.train import checkpoint
+from vgen_fast.train.__main__ import main
 from vgen_fast.train.folder import Folder, InUse, whole_lines
+
+from . import tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/train/tiny_recipe.py"
@@ -242,6 +249,27 @@ def test_a_mistake_is_answered_by_one_sentence_and_exit_2(tmp_path, options, sen
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_strips_trains_and_what_is_bad_in_it_is_an_event_or_the_end(tmp_path, monkeypatch, capsys):
+    small = tiny_recipe.tiny()
+    two = small.model_copy(update={"system": replace(small.system, classes=(2,)), "recipe": "strips"})
+    monkeypatch.setitem(recipes.RECIPES, "strips", lambda: two)
+    data = tmp_path / "data"
+    for label in ("a", "b"):
+        (data / label).mkdir(parents=True)
+        for number in range(11):
+            write.png(data / label / f"{number}.png", np.full((16, 16 * 8, 3), number, np.uint8))
+    (data / "a/3.png").write_bytes(b"torn")
+    train = ["strips", "--data", str(data), "--outdir", str(tmp_path / "run"), "--clips", "48"]
+    assert main(train) == 0
+    (event,) = [e for e in whole_lines(tmp_path / "run/events.jsonl") if e["event"] == "sample_rejected"]
+    assert event["reason"].startswith(str(data / "a/3.png"))
+    assert event["reason"] in capsys.readouterr().err
+    (data / "b/4.png").write_bytes(b"torn")
+    assert main([*train[:-1], "96"]) == 65
+    assert "2 of 22 files are bad" in capsys.readouterr().err
+    assert [e["code"] for e in whole_lines(tmp_path / "run/events.jsonl") if e["event"] == "exit"] == [0, 65]
 
 
 def test_list_help_and_dry_run(tmp_path):

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,11 +29,11 @@ from .folder import Folder, InUse, write_whole
 from .loop import Batches, Training, networks, start, step
 from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
-from .run import LOST, Intervals, Run
+from .run import BAD_DATA, LOST, Intervals, Run
 from .schedule import Phase
 from .sinks import SINKS, Missing
 
-USAGE, BAD_DATA, BUILT_IN = 2, 65, "shapes"
+USAGE, BUILT_IN = 2, "shapes"
 PROGRAM = "python -m vgen_fast.train"
 EXAMPLES = f"""examples:
   {PROGRAM}                                   # the built-in recipe: moving shapes, on this CPU in minutes
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     except PeerLost as error:  # before the first step; Run answers for the rest
         report.complain(str(error))
         return LOST
-    except TooMuchBadData as error:
+    except TooMuchBadData as error:  # in a dry run
         report.complain(str(error))
         return BAD_DATA
 
@@ -160,14 +160,14 @@ def phases_of(config: Config) -> tuple[Phase, ...]:
     return tuple(found)
 
 
-def dataset(config: Config) -> Batches:
+def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
     size = config.system.sizes[-1]
     if config.data == "shapes":
         return MovingShapes(size, config.seed)
     if not Path(config.data).is_dir():
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
     try:
-        strips = Strips(Path(config.data), size, config.seed, report.complain, config.shrink == "pick")
+        strips = Strips(Path(config.data), size, config.seed, complain, config.shrink == "pick")
     except BadClip as error:
         refuse(str(error))
     if config.system.classes and config.system.classes != (len(strips.classes),):
@@ -184,8 +184,14 @@ def shared(phases: tuple[Phase, ...], group: int, ranks: int) -> None:
 
 
 def launch(config: Config, command: Command, device: torch.device, argv: list[str]) -> int:
-    batches, phases = dataset(config), phases_of(config)
     outdir, folder = Path(command.outdir or f"runs/{config.recipe}"), None
+
+    def rejected(reason: str) -> None:
+        report.complain(reason)
+        if folder:
+            folder.event("sample_rejected", reason=reason)
+
+    batches, phases = dataset(config, rejected), phases_of(config)
     ranks = Ranks(device, timedelta(seconds=command.timeout))
     try:
         shared(phases, config.system.group, ranks.size)

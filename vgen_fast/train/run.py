@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data import transforms
+from ..data.strips import TooMuchBadData
 from ..models.system import Draw
 from . import checkpoint, divergence, report
 from .distributed import PeerLost, Ranks
@@ -25,7 +26,8 @@ from .memory import give_back
 from .schedule import due, stage_at, work
 from .seeding import derived
 
-DONE, NUMERICAL, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 66, 74, 75  # exit codes; a signal's is 128 + its number
+# Exit codes; a signal's is 128 + its number.
+DONE, NUMERICAL, BAD_DATA, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 65, 66, 74, 75
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
 AT_ONCE = 8  # clips of those that a checkpoint is judged by
@@ -223,6 +225,9 @@ class Run:
                 raise
             report.complain(f"cannot write into {self.path}: {error.strerror}")
             code = CANNOT_SAVE
+        except TooMuchBadData as error:
+            report.complain(str(error))
+            code = BAD_DATA
         except PeerLost as error:
             report.complain(str(error))
             self.event("rank_lost", reason=str(error))
