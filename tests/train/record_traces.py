@@ -5,7 +5,6 @@
 A trace is float16 log |v|, [steps, signals], of one structure. Bad ones are healthy up to step `ONSET`.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,13 @@ SIGNALS = ("video/loss", "video/gradient", "generator/gradient", "generator/dive
 HEALTHY = {"wgan_gp": 2500, "vanilla_r1": 2500, "swgan": 1500, "swgan_thesis": 1500, "hinge": 1000, "lsgan": 1000}
 ONSET, AFTER = 400, 250
 PATH = Path(__file__).with_name("traces.npz")
-RATE = 1e-3
+RATE = {"swgan_thesis": 2e-4}  # 1e-3 for the others; this one would not stay on the road
 
 
 def trace(objective: str, steps: int, state=None) -> tuple[np.ndarray, loop.State, loop.Training]:
     if state is None:
         state, training = make(objective)
-        state = (state, replace(training, phases=(phase(rate=RATE),)))
+        state = (state, replace(training, phases=(phase(rate=RATE.get(objective, 1e-3)),)))
     rows = [[float(row[name]) for name in SIGNALS] for row in take(*state, steps)]
     return logs(np.array(rows)), *state
 
@@ -36,40 +35,33 @@ def logs(values: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(np.abs(values), 1e-12)).astype(np.float16)
 
 
-def rates(factor: float) -> Callable:
-    return lambda state, training: replace(training, phases=(phase(rate=RATE * factor),))
+def high_rates(state: loop.State, training: loop.Training) -> loop.Training:
+    return replace(training, phases=(phase(rate=0.1),))
 
 
 def without_penalty(state: loop.State, training: loop.Training) -> loop.Training:
     objective = replace(training.objectives["video"], penalty=None)
-    return replace(training, objectives={"video": objective}, phases=(phase(rate=RATE * 10),))
+    return replace(training, objectives={"video": objective}, phases=(phase(rate=0.01),))
 
 
 def critic_alone(state: loop.State, training: loop.Training) -> loop.Training:
     """The critic learns fast, without a penalty, against a generator that stands."""
-    slow = replace(phase(rate=RATE * 10), generator_rate=0.0)
+    slow = replace(phase(rate=0.01), generator_rate=0.0)
     return replace(training, objectives={"video": VANILLA}, phases=(slow,))
 
 
 def one_video(state: loop.State, training: loop.Training) -> loop.Training:
-    """The generator's first layer forgets its latents little by little."""
+    """The generator forgets its latents, faster than it can learn them again."""
     weight = state.system.generator.dense.weight
-    state.optimizers["generator"].register_step_post_hook(lambda *_: weight.data.mul_(0.95))
+    state.optimizers["generator"].register_step_post_hook(lambda *_: weight.data.mul_(0.8))
     return training
 
 
 BAD = {
-    "rates x100, wgan_gp": ("wgan_gp", rates(100)),
-    "rates x100, vanilla_r1": ("vanilla_r1", rates(100)),
-    "rates x100, swgan": ("swgan", rates(100)),
-    "rates x100, hinge": ("hinge", rates(100)),
-    "no penalty, wgan_gp": ("wgan_gp", without_penalty),
-    "no penalty, vanilla_r1": ("vanilla_r1", without_penalty),
-    "no penalty, swgan": ("swgan", without_penalty),
-    "critic alone, vanilla_r1": ("vanilla_r1", critic_alone),
-    "one video, wgan_gp": ("wgan_gp", one_video),
-    "one video, vanilla_r1": ("vanilla_r1", one_video),
-    "one video, swgan_thesis": ("swgan_thesis", one_video),
+    **{f"high rates, {name}": (name, high_rates) for name in ("wgan_gp", "vanilla_r1", "swgan", "hinge")},
+    **{f"no penalty, {name}": (name, without_penalty) for name in ("wgan_gp", "swgan")},
+    **{f"critic alone, {name}": (name, critic_alone) for name in ("vanilla_r1", "hinge")},
+    **{f"one video, {name}": (name, one_video) for name in ("wgan_gp", "vanilla_r1", "lsgan")},
 }
 
 
