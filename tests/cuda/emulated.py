@@ -30,7 +30,7 @@ EXPORT void set_max_shared(int bytes) { emulator::state().max_shared = size_t(by
 """
 
 
-def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = ()):
+def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = (), level: str = "-O1"):
     """The module `_C` whose `_cuda` launchers run emulated (or one source of them, with text replaced in a copy), and
     the emulator's own switches as `module.emulator`."""
     include = [
@@ -38,7 +38,7 @@ def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = 
     ]
     flags = [
         "-std=c++17",
-        "-O2",
+        level,
         "-fPIC",
         "-fvisibility=hidden",
         "-DVGEN_CUDA_EMULATED",
