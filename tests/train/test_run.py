@@ -139,6 +139,7 @@ def test_kill_9_loses_no_more_than_the_last_checkpoint_and_changes_no_bit(tmp_pa
     assert process.returncode == 0
     assert kills >= 3
     assert digests(folder) == digests(straight)
+    assert newest(folder).manifest["state"] == newest(straight).manifest["state"]
     assert losses(folder) == losses(straight)
     assert not list((folder / "checkpoints").glob(".partial*"))
 
