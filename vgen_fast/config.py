@@ -90,10 +90,13 @@ class Config(Settings):
     """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates."""
     critic_steps: int = Field(1, gt=0)
     """Critic steps for each of the generator's."""
+    penalty: float = Field(1.0, gt=0)
+    """Factor on the weight of the objective's penalty."""
     penalty_every: int = Field(1, gt=0)
     """Critic steps from one penalty to the next; its weight grows alike."""
     diverged: Literal["go-back", "go-on"] = "go-back"
-    """What follows where losses, gradients or the diversity of fakes leave the road though they are finite."""
+    """What a run does whose losses, gradients or diversity are finite but lost: go back to a checkpoint, or tell it and
+    go on."""
     optim: Optim = Optim()
     every: Every = Every()
 

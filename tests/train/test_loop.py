@@ -83,6 +83,20 @@ def test_micro_batches_add_up_to_the_batch(objective):
         )
 
 
+def test_a_factor_on_the_penalty_is_a_factor_on_its_loss_and_gradient():
+    """Of three runs of one step the critic's gradients lie on a line, at the factor."""
+    found = []
+    for factor in (1.0, 2.0, 4.0):
+        state, training = make("vanilla_r1", torch.float64, penalty=factor)
+        reduced = []
+        losses = take(state, training, total=lambda tensors, kept=reduced: kept.append([t.clone() for t in tensors]))
+        found.append((losses[0]["video/penalty"], torch.cat([g.flatten() for g in reduced[0] if g.ndim])))
+    (p1, g1), (p2, g2), (p4, g4) = found
+    torch.testing.assert_close(torch.stack([p2, p4]), torch.stack([2 * p1, 4 * p1]))
+    torch.testing.assert_close(g4 - g1, 3 * (g2 - g1))
+    assert (g2 - g1).norm() > 0
+
+
 def test_the_length_of_a_gradient_and_the_diversity_of_fakes_are_told():
     state, training = make("vanilla")
     reduced = []

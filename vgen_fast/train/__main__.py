@@ -111,6 +111,7 @@ def training_of(config: Config, phases: tuple[Phase, ...]) -> Training:
         {"video": OBJECTIVES[config.objective]},
         seed=config.seed,
         critic_steps=config.critic_steps,
+        penalty=config.penalty,
         penalty_every=config.penalty_every,
         betas=config.optim.betas,
         ema_decay=config.optim.ema,

@@ -34,6 +34,7 @@ class Training:
     objectives: dict[str, Objective]  # by critic
     seed: int = 0
     critic_steps: int = 1
+    penalty: float = 1.0  # factor on its weight
     penalty_every: int = 1  # critic steps; its weight grows alike
     betas: tuple[float, float] = (0.0, 0.99)
     ema_decay: float = 0.999
@@ -176,6 +177,7 @@ class Step:
             if objective.penalty and penalised:
                 with self.passing(critic.module):
                     penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw, scale)
+                    penalty = self.training.penalty * penalty
                 self.note(f"{critic.name}/penalty", penalty, share)
                 (share * scale * self.training.penalty_every * penalty).backward()
 
