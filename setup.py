@@ -24,7 +24,9 @@ ISAS = {  # one object per CPU source and instruction set, chosen at import
 SANITIZE = (
     "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
 )
-CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp -fno-math-errno -fvisibility=hidden -Wall -Wextra -Icsrc"
+# Products that might trap would keep `z > 0 ? z : slope * z` a branch, and its loop scalar, below AVX-512.
+MATH = "-fno-math-errno -fno-trapping-math"
+CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp {MATH} -fvisibility=hidden -Wall -Wextra -Icsrc"
 NVCCFLAGS = "-std=c++17 -O1 -Icsrc -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
 
 

@@ -99,19 +99,25 @@ void product(const Segments<Acc>& segments, int64_t position, int64_t in_channel
   for (int n = 0; n < NB; ++n)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[n][v] = Vector<Acc>{};
+  const auto add = [&](const Acc* x, const Acc* w) __attribute__((always_inline)) {
+    Vector<Acc> value[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) value[v] = load_vector(x + v * lanes);
+#pragma GCC unroll 8
+    for (int n = 0; n < NB; ++n)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) acc[n][v] += value[v] * w[n];
+  };
   for (int s = 0; s < segments.count; ++s) {
     const Acc* x = segments.x[s] + position;
     const Acc* w = weights + segments.tap[s] * in_channels * taps * NB;
+    if (taps == 1) {  // all of the paired modes
+      x += offset[0];
+      for (int64_t i = 0; i < in_channels; ++i, x += channel_stride, w += NB) add(x, w);
+      continue;
+    }
     for (int64_t i = 0; i < in_channels; ++i, x += channel_stride)
-      for (int m = 0; m < taps; ++m, w += NB) {
-        Vector<Acc> value[NV];
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; ++v) value[v] = load_vector(x + offset[m] + v * lanes);
-#pragma GCC unroll 8
-        for (int n = 0; n < NB; ++n)
-#pragma GCC unroll 8
-          for (int v = 0; v < NV; ++v) acc[n][v] += value[v] * w[n];
-      }
+      for (int m = 0; m < taps; ++m, w += NB) add(x + offset[m], w);
   }
 #pragma GCC unroll 8
   for (int n = 0; n < NB; ++n)
