@@ -6,7 +6,16 @@ import re
 from typing import Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from .models import progressive
 from .models.system import Stage
@@ -23,10 +32,11 @@ class Settings(BaseModel):
 class Grow(NamedTuple):
     """A level of the schedule; sizes in clips."""
 
-    fade: int  # to blend the level in
-    stable: int  # after that; the last level stays as long as the run lasts
-    batch: int
-    rate: float = 1.0  # factor on the learning rates
+    fade: NonNegativeInt  # to blend the level in
+    stable: NonNegativeInt  # after that; the last level stays as long as the run lasts
+    batch: PositiveInt
+    rate: PositiveFloat = 1.0  # factor on the learning rates
+    halving: NonNegativeInt = 0  # stable clips in which the rates halve; 0 is never
 
 
 class Optim(Settings):
@@ -87,7 +97,8 @@ class Config(Settings):
     seed: int = 0
     """Everything random is a function of it."""
     phases: tuple[Grow, ...]
-    """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates."""
+    """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates, stable clips in
+    which they halve."""
     critic_steps: int = Field(1, gt=0)
     """Critic steps for each of the generator's."""
     penalty: float = Field(1.0, gt=0)
@@ -116,6 +127,7 @@ class Config(Settings):
                 critic_rate=self.optim.critic_lr * grow.rate,
                 generator_rate=self.optim.generator_lr * grow.rate,
                 recompute=self.recompute,
+                halving=grow.halving,
             )
             for level, grow in enumerate(self.phases)
         )

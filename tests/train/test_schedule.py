@@ -1,10 +1,12 @@
 """Stages at the borders of every phase; intervals; seeds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from vgen_fast.models.system import Draw, Stage
-from vgen_fast.train.schedule import Phase, due, phase_at, stage_at, work
+from vgen_fast.train.schedule import Phase, due, phase_at, rates_at, stage_at, work
 from vgen_fast.train.seeding import derived
 
 PHASES = tuple(
@@ -26,6 +28,12 @@ def test_stage_at_the_borders_of_every_phase(clips, stage):
 
 def test_phase_begins_where_those_before_end():
     assert [phase_at(PHASES, clips)[1] for clips in (0, 49, 50, 149, 150, 10**9)] == [0, 0, 50, 50, 150, 150]
+
+
+def test_rates_halve_over_stable_clips_of_a_phase_that_says_so():
+    falling = (PHASES[0], replace(PHASES[1], halving=20, critic_rate=4.0))
+    found = [rates_at(falling, clips) for clips in (49, 50, 90, 100, 110, 150)]
+    assert found == [(1, 1), (4, 1), (4, 1), (4 * 0.5**0.5, 0.5**0.5), (2, 0.5), (0.5, 0.125)]
 
 
 @pytest.mark.parametrize(

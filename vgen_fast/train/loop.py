@@ -15,7 +15,7 @@ from ..layers.segment import recomputing
 from ..models.system import Critic, Draw, Stage, System
 from . import divergence, ema, seeding
 from .objectives import Objective
-from .schedule import Phase, phase_at, stage_at
+from .schedule import Phase, phase_at, rates_at, stage_at
 
 # (positions in the endless stream of clips, (T, H, W)) -> video uint8 [B, 3, T, H, W], labels [B, A] or None
 Batches = Callable[[Tensor, tuple[int, int, int]], tuple[Tensor, Tensor | None]]
@@ -242,6 +242,7 @@ class Step:
     def run(self) -> dict[str, Tensor]:
         """Critics, then the generator. A gate looks at the losses before anyone steps."""
         system, training, phase, state = self.system, self.training, self.phase, self.state
+        critic_rate, generator_rate = rates_at(training.phases, state.clips_seen)
         may_critics = may_generator = True
         for number in range(training.critic_steps):
             self.load()
@@ -259,7 +260,7 @@ class Step:
                 constraint = critic.constraint
                 if constraint and constraint.gradients:
                     constraint.gradients()
-                stepped = self.finish(critic.name, phase.critic_rate)
+                stepped = self.finish(critic.name, critic_rate)
                 if stepped and constraint and constraint.weights:
                     constraint.weights(state.steps[critic.name])
                 if (bound := training.objectives[critic.name].clip) is not None:
@@ -269,7 +270,7 @@ class Step:
         if may_generator:
             with only(system, system.generator):
                 self.generator()
-            if self.finish("generator", phase.generator_rate):
+            if self.finish("generator", generator_rate):
                 ema.update(state.average, system.generator, training.ema_decay, state.steps["generator"])
         else:
             self.count("generator/vetoed")

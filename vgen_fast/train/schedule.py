@@ -22,6 +22,7 @@ class Phase:
     critic_rate: float
     generator_rate: float
     recompute: Recompute = "nothing"
+    halving: int = 0  # stable clips in which the rates halve; 0 is never
 
     @property
     def clips(self) -> int:
@@ -44,6 +45,14 @@ def stage_at(phases: Sequence[Phase], clips_seen: int) -> Stage:
     if phase.level == 0 or phase.fade_clips == 0:
         return Stage(phase.level)
     return Stage(phase.level, min((clips_seen - begin + phase.batch) / phase.fade_clips, 1.0))
+
+
+def rates_at(phases: Sequence[Phase], clips_seen: int) -> tuple[float, float]:
+    """The critics' rate and the generator's: exponential in the clips since the level is stable, where they fall."""
+    phase, begin = phase_at(phases, clips_seen)
+    stable = max(clips_seen - begin - phase.fade_clips, 0)
+    factor = 0.5 ** (stable / phase.halving) if phase.halving else 1.0
+    return phase.critic_rate * factor, phase.generator_rate * factor
 
 
 def work(phases: Sequence[Phase], sizes: Sequence[tuple[int, int, int]], clips_seen: int) -> float:
