@@ -16,8 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-ISAS = {  # one object per CPU source and instruction set, chosen at import
-    "baseline": "-O1",  # for CPUs before 2013: right, and quickly compiled
+ISAS = {  # one object per CPU source and instruction set, chosen at import; CPUs before 2013 have neither
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mf16c",
 }

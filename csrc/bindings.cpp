@@ -21,7 +21,7 @@ T* address(uintptr_t value) {
   return reinterpret_cast<T*>(value);
 }
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { none, avx2, avx512 };
 
 Isa best_isa() {
   __builtin_cpu_init();
@@ -29,11 +29,11 @@ Isa best_isa() {
       __builtin_cpu_supports("avx512dq"))
     return Isa::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return Isa::avx2;
-  return Isa::baseline;
+  return Isa::none;
 }
 
 Isa isa = best_isa();
-const char* isa_names[] = {"baseline", "avx2", "avx512"};
+const char* isa_names[] = {"none", "avx2", "avx512"};
 
 // Runs name_cpu of the chosen instruction set, or name_cuda on the tensor's device and stream.
 #ifdef VGEN_CUDA
@@ -54,7 +54,7 @@ const char* isa_names[] = {"baseline", "avx2", "avx512"};
     } else if (isa == Isa::avx2) {                                    \
       avx2::name##_cpu(__VA_ARGS__);                                  \
     } else {                                                          \
-      baseline::name##_cpu(__VA_ARGS__);                              \
+      throw std::runtime_error(#name ": needs a CPU with AVX2");      \
     }                                                                 \
   } while (0)
 

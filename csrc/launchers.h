@@ -24,7 +24,6 @@
   void feature_moments_update_cpu(const FeatureMomentsParams&);
 
 namespace vgen {
-namespace baseline { VGEN_LAUNCHERS(_cpu, void) VGEN_CPU_LAUNCHERS }
 namespace avx2 { VGEN_LAUNCHERS(_cpu, void) VGEN_CPU_LAUNCHERS }
 namespace avx512 { VGEN_LAUNCHERS(_cpu, void) VGEN_CPU_LAUNCHERS }
 #ifdef VGEN_CUDA

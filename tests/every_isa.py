@@ -8,7 +8,7 @@ START = (
     "sys.exit(pytest.main(sys.argv[2:]))"
 )
 
-names = ("baseline", "avx2", "avx512")
+names = ("avx2", "avx512")
 probe = "from vgen_fast.ops import native; print(native._C.isa())"
 best = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip()
 for isa in names[: names.index(best) + 1]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vgen_fast import ops
 from vgen_fast.ops import native
 from vgen_fast.ops.choose import unavailable
 
@@ -94,7 +95,7 @@ def test_importing_the_package_imports_neither_torch_nor_the_extension():
 
 
 @needs_cpp
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
 def test_every_instruction_set_is_within_tolerance(isa: str):
     before = native._C.isa()
     try:
@@ -107,6 +108,22 @@ def test_every_instruction_set_is_within_tolerance(isa: str):
                 check_value_and_gradient(case, "cpp", case.call, dtype, "cpu")
             check_layouts(case, "cpp", case.call, "cpu")
             check_second_order(case, "cpp", case.call, "cpu")
+    finally:
+        native._C.set_isa(before)
+
+
+@needs_cpp
+def test_an_old_processor_gets_the_reference_and_is_told_why():
+    before, x = native._C.isa(), torch.randn(2, 4, 3, 8, 16)
+    native._C.set_isa("none")
+    try:
+        reasons = {b.reason for b in ops.backends() if b.impl == "cpp" and b.device == "cpu"}
+        assert reasons == {"the compiled kernels need a CPU with AVX2, FMA and F16C"}
+        assert torch.equal(ops.pixel_norm(x), ops.pixel_norm(x, impl="reference"))
+        with pytest.raises(ValueError, match="impl='cpp' cannot run: the compiled kernels need a CPU with AVX2"):
+            ops.pixel_norm(x, impl="cpp")
+        with pytest.raises(RuntimeError, match="pixel_norm_forward: needs a CPU with AVX2"):
+            native._C.pixel_norm_forward(native.where(x), 0, 0, 0, [1] * 5, [1] * 5, 0.2, 1e-8)
     finally:
         native._C.set_isa(before)
 

@@ -11,10 +11,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kMaxRows = 8, kMaxColumns = 3;
-#elif defined(__AVX2__)
-constexpr int kMaxRows = 4, kMaxColumns = 3;
 #else
-constexpr int kMaxRows = 4, kMaxColumns = 2;
+constexpr int kMaxRows = 4, kMaxColumns = 3;
 #endif
 // Fewer in float64, which checks gradients, to have less to compile.
 template <class Acc>

@@ -12,10 +12,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kVectors = 3, kRows = 8;
-#elif defined(__AVX2__)
-constexpr int kVectors = 3, kRows = 4;
 #else
-constexpr int kVectors = 2, kRows = 4;
+constexpr int kVectors = 3, kRows = 4;
 #endif
 constexpr int kPanel = kVectors * kLanes<double>;
 static_assert(kPanel % kRows == 0, "a tile reads its rows from one panel");

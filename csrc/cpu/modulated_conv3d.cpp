@@ -7,10 +7,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kRegisters = 24, kBlock = 8, kMaxVectors = 8;
-#elif defined(__AVX2__)
-constexpr int kRegisters = 12, kBlock = 4, kMaxVectors = 4;
 #else
-constexpr int kRegisters = 8, kBlock = 4, kMaxVectors = 4;
+constexpr int kRegisters = 12, kBlock = 4, kMaxVectors = 4;
 #endif
 // Vectors of positions to a block of outputs: fewer in float64, which checks gradients, to have less to compile.
 template <class Acc>

@@ -12,10 +12,8 @@ namespace vgen::VGEN_ISA {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kVectorBytes = 32;
 #endif
 
 template <class T, int bytes = kVectorBytes>
@@ -51,10 +49,8 @@ VGEN_INLINE void fetch(const T* at, int64_t count) {
 inline void stream_vectors(void* to, const void* from, int count) {
 #if defined(__AVX512F__)
   for (int i = 0; i < count; ++i) _mm512_stream_si512(static_cast<__m512i*>(to) + i, static_cast<const __m512i*>(from)[i]);
-#elif defined(__AVX2__)
-  for (int i = 0; i < count; ++i) _mm256_stream_si256(static_cast<__m256i*>(to) + i, static_cast<const __m256i*>(from)[i]);
 #else
-  for (int i = 0; i < count; ++i) _mm_stream_si128(static_cast<__m128i*>(to) + i, static_cast<const __m128i*>(from)[i]);
+  for (int i = 0; i < count; ++i) _mm256_stream_si256(static_cast<__m256i*>(to) + i, static_cast<const __m256i*>(from)[i]);
 #endif
 }
 inline void stream_fence() { _mm_sfence(); }
@@ -86,10 +82,8 @@ inline Vector<float> repeat_pair(const float* at) {
   std::memcpy(&pair, at, sizeof pair);
 #if defined(__AVX512F__)
   return (Vector<float>)_mm512_set1_pd(pair);
-#elif defined(__AVX2__)
-  return (Vector<float>)_mm256_set1_pd(pair);
 #else
-  return (Vector<float>)_mm_set1_pd(pair);
+  return (Vector<float>)_mm256_set1_pd(pair);
 #endif
 }
 
