@@ -469,7 +469,7 @@ def in_a_process_of_its_own(name: str, seconds: float) -> Row:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="write benchmarks/results/cpu.{json,md} as well as print")
+    parser.add_argument("--table", action="store_true", help="write benchmarks/results/cpu-ISA.{json,md} too")
     parser.add_argument("--row", default="", help="measure this row here and print it as JSON")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--seconds", type=float, default=6.0, help="timing budget per row")
@@ -488,8 +488,9 @@ def main() -> int:
     if options.table:
         RESULTS.mkdir(exist_ok=True)
         result = {"machine": about, "ceiling_gflops": rate, "rows": [row.figures() for row in found]}
-        (RESULTS / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / "cpu.md").write_text(markdown(found, rate, about))
+        name = f"cpu-{about['isa']}"
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / f"{name}.md").write_text(markdown(found, rate, about))
     return int(not all(row.times for row in found))
 
 
