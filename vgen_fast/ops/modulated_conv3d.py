@@ -30,7 +30,8 @@ from .registered import autograd, call, implements
 ORDER = 2
 OP = "modulated_conv3d"
 Triple = tuple[int, int, int]
-SHORT_ROW = 8  # on CPU the library is faster up to here: it neither transforms weights nor pads rows to a vector
+# On CPU the library is faster up to half a vector's numbers: it neither transforms weights nor pads rows to a vector.
+SHORT_ROW = 8 if _C and _C.isa() == "avx512" else 4
 
 
 def modulated_conv3d(
