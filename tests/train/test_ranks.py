@@ -1,6 +1,7 @@
 """Two Gloo ranks: the numbers of one, a killed rank, a rank that left out a step."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from vgen_fast.data import write
 from vgen_fast.train import checkpoint
 from vgen_fast.train.distributed import PeerLost, group_name
 from vgen_fast.train.folder import whole_lines
+from vgen_fast.train.run import BAD_DATA, LOST
 
 from .test_run import TINY, digests, newest, run
 
@@ -146,6 +150,23 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path):
     assert process.returncode != 0
     assert "cannot be shared by 2 ranks" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_too_much_bad_data_on_one_rank_stops_all(tmp_path):
+    for index in range(20):
+        path = tmp_path / "data" / str(index % 2) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"torn")
+        if index > 1:
+            write.png(path, np.full((32, 32 * 16, 3), index, np.uint8))
+    command = [*TORCHRUN, "-m", "vgen_fast.train", "shape-motion", "--data", str(tmp_path / "data")]
+    done = subprocess.run(
+        [*command, "--outdir", str(tmp_path / "run"), "--clips", "80"], capture_output=True, text=True, timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    codes = sorted(int(code) for code in re.findall(r"exitcode  : (\d+)", done.stderr))
+    assert codes == [BAD_DATA, LOST], done.stderr
+    assert "2 of 20 files are bad: " in done.stderr
 
 
 def test_candidates_are_told_by_the_first_rank_alone(pair):
