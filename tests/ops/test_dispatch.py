@@ -7,6 +7,7 @@ from torch.profiler import profile
 
 from vgen_fast import ops
 from vgen_fast.ops.choose import unavailable
+from vgen_fast.ops.modulated_conv3d import SHORT_ROW
 
 from .cases import CASES
 from .check import assert_close, leaves
@@ -144,7 +145,8 @@ def test_no_weight_gradients_leaves_out_shared_weights_only():
 
 
 @pytest.mark.parametrize(
-    ("width", "options", "fused"), [(8, {}, False), (9, {}, True), (4, {"up": 2}, True), (4, {"impl": "cpp"}, True)]
+    ("width", "options", "fused"),
+    [(SHORT_ROW, {}, False), (SHORT_ROW + 1, {}, True), (4, {"up": 2}, True), (4, {"impl": "cpp"}, True)],
 )
 def test_short_rows_go_to_the_library_unless_an_implementation_is_named(width: int, options: dict, fused: bool):
     x, w = grad(2, 3, 2, 4, width), grad(*W)

@@ -59,7 +59,7 @@ def unavailable(impl: str, device: str) -> str | None:
     if impl == "cpp":
         if native.MISSING is not None:
             return native.MISSING
-        if device == "cpu" and native._C.isa() == "none":
+        if device == "cpu" and native.ISA == "none":
             return "the compiled kernels need a CPU with AVX2, FMA and F16C"
         if device == "cuda" and not native._C.cuda_archs:
             return "the extension has no CUDA part: no nvcc when it was built, VGEN_FAST_CUDA=0, or it did not compile"

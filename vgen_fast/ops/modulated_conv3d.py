@@ -22,7 +22,7 @@ from torch import Tensor
 from . import autocast, expect
 from .choose import choose, weight_gradients_wanted
 from .layout import dense_like, empty_like_layout
-from .native import _C, address, compute_dtype, where
+from .native import _C, ISA, address, compute_dtype, where
 from .reference import modulated_conv3d as reference
 from .reference.pixel_norm import pixel_norm as reference_pixel_norm
 from .registered import autograd, call, implements
@@ -31,7 +31,7 @@ ORDER = 2
 OP = "modulated_conv3d"
 Triple = tuple[int, int, int]
 # On CPU the library is faster up to half a vector's numbers: it neither transforms weights nor pads rows to a vector.
-SHORT_ROW = 8 if _C and _C.isa() == "avx512" else 4
+SHORT_ROW = 8 if ISA == "avx512" else 4
 
 
 def modulated_conv3d(

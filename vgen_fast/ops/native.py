@@ -7,8 +7,9 @@ try:
     from vgen_fast import _C
 
     MISSING = None
+    ISA = _C.isa()  # a constant: torch.compile cannot trace a call into the extension
 except ImportError as error:
-    _C = None
+    _C, ISA = None, "none"
     MISSING = f"the compiled extension vgen_fast._C cannot be imported ({error}); reinstall with a C++ compiler"
 
 # The order of Dtype in csrc/dtypes.h.
