@@ -114,10 +114,11 @@ def test_micro_batches_add_up(precision):
     dtype, _ = TYPES[precision]
     whole, training = make("wgan_gp", autocast=dtype)
     parts, _ = make("wgan_gp", autocast=dtype)
-    some = replace(training, phases=(replace(phase(), micro_batch=4),))
-    a, b = take(whole, training), take(parts, some)
+    # The critic stays: had it moved by a gradient that differs in the last bit, 16-bit roundings behind it would tip.
+    still = replace(phase(), critic_rate=0.0)
+    a = take(whole, replace(training, phases=(still,)))
+    b = take(parts, replace(training, phases=(replace(still, micro_batch=4),)))
     for name, value in a[0].items():
-        # A dense layer of four rows may differ from one of eight in the last bit, and that may tip a 16-bit rounding.
         torch.testing.assert_close(
-            b[0][name], value, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            b[0][name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
