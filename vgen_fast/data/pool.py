@@ -1,0 +1,146 @@
+"""Reads videos that nobody vouches for, in processes that may do nothing else, die or hang, and are then replaced."""
+
+import fcntl
+import math
+import mmap
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from . import helper
+from .decode import LIMITS, Film, Limits, Rejected, opened
+from .resize import AS_IT_IS, Fit
+
+SECONDS = 10.0  # that one request may take
+START_SECONDS = 60.0
+SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
+ADD_SEALS = 1033
+
+
+class Lost(Exception):
+    """A helper died or hung; says which."""
+
+
+class Helper:
+    """One process and the socket to it."""
+
+    def __init__(self):
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "vgen_fast.data.helper", str(theirs.fileno())]
+        with theirs:
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        self.channel = ours
+        ours.settimeout(START_SECONDS)
+        try:
+            self.rungs, _ = helper.receive(ours)
+        except (OSError, EOFError) as error:
+            self.close()
+            said = self.process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"the process that reads videos did not start: {(said or [error])[0]}") from error
+        self.process.stderr.close()  # silent from here on
+
+    def ask(self, request: dict, files: tuple[int, ...], seconds: float) -> dict:
+        self.channel.settimeout(seconds)
+        try:
+            helper.send(self.channel, request, files)
+            reply, _ = helper.receive(self.channel)
+        except TimeoutError as error:
+            raise Lost("slow") from error
+        except (OSError, EOFError, ValueError) as error:
+            raise Lost("kills") from error
+        return reply
+
+    def close(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Pool:
+    """Films and frames by path, for any number of threads at once; every file through one of `workers` processes.
+
+    A helper that dies or takes longer than `seconds` is killed and replaced, and the request made once more.
+    """
+
+    def __init__(self, workers: int = 1, limits: Limits = LIMITS, seconds: float = SECONDS):
+        self.limits, self.seconds = limits, seconds
+        self.idle: queue.SimpleQueue[Helper | None] = queue.SimpleQueue()
+        self.lock, self.helpers, self.closed = threading.Lock(), set(), False
+        self.replaced = 0
+        for _ in range(workers):
+            self.idle.put(None)  # started when it is needed
+
+    def probe(self, path: Path) -> Film:
+        with opened(path) as file:
+            return helper.from_json(self.ask({"job": "probe"}, (file,))["film"])
+
+    def read(self, path: Path, film: Film, indices: np.ndarray, fit: Fit = AS_IT_IS) -> np.ndarray:
+        """uint8 [N, H, W, 3]: frames by their indices, in any order, each made to fit."""
+        height, width = fit.crop or fit.size(film.height, film.width, film.aspect)
+        shape = (len(indices), height, width, 3)
+        memory = os.memfd_create("frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(memory, max(1, int(np.prod(shape))))
+            fcntl.fcntl(memory, ADD_SEALS, SEALS)  # a helper gone wrong cannot take it from under us
+            request = {"job": "read", "film": helper.to_json(film), "fit": asdict(fit), "shape": shape}
+            with opened(path) as file:
+                self.ask({**request, "indices": np.asarray(indices).tolist()}, (file, memory))
+            return np.frombuffer(mmap.mmap(memory, 0), np.uint8)[: int(np.prod(shape))].reshape(shape)
+        finally:
+            os.close(memory)
+
+    def ask(self, request: dict, files: tuple[int, ...]) -> dict:
+        request |= {"limits": asdict(self.limits), "seconds": math.ceil(self.seconds) + 5}
+        for attempt in range(2):
+            one = self.idle.get() or self.start()
+            try:
+                reply = one.ask(request, files, self.seconds)
+            except Lost as error:
+                self.drop(one)
+                one = None
+                if attempt:
+                    reason = str(error)
+                    raise Rejected(
+                        reason, {"slow": f"took more than {self.seconds:g} seconds"}.get(reason, "")
+                    ) from error
+            else:
+                if "reason" in reply:
+                    raise Rejected(reply["reason"], reply["text"].removeprefix(reply["reason"] + ": "))
+                return reply
+            finally:
+                self.idle.put(one)
+        raise AssertionError("two attempts end with an answer or an error")
+
+    def start(self) -> Helper:
+        one = Helper()
+        with self.lock:
+            self.helpers.add(one)
+        return one
+
+    def drop(self, one: Helper) -> None:
+        one.close()
+        with self.lock:
+            self.helpers.discard(one)
+            self.replaced += 1
+
+    def close(self) -> None:
+        with self.lock:
+            for one in self.helpers:
+                one.close()
+            self.helpers.clear()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
