@@ -30,6 +30,7 @@ from .seeding import derived
 DONE, NUMERICAL, BAD_DATA, NOTHING_VALID, CANNOT_SAVE, LOST = 0, 17, 65, 66, 74, 75
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what ends a run that can write no more
 IN_A_ROW = 10  # bad steps before a rollback
+AFTER_YOU = 2.0  # seconds that a rank that lost another lets it go first: torchrun tells the first code
 AT_ONCE = 8  # clips of those that a checkpoint is judged by
 TIDY = 64  # steps after which freed memory goes back to the system
 SINCE = 250  # steps before the verdict that a run has diverged; what was saved since is not trusted
@@ -233,6 +234,7 @@ class Run:
             self.event("rank_lost", reason=str(error))
             where = "".join(traceback.format_exception(error))  # of each rank that is left
             (self.path / f"lost-by-rank-{self.ranks.rank}.txt").write_text(where)
+            time.sleep(AFTER_YOU)
             code = LOST
         return self.end(code)
 
