@@ -2,10 +2,11 @@
 
 import pytest
 
+from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import divergence
 from vgen_fast.train import run as runs
 from vgen_fast.train.distributed import Ranks
-from vgen_fast.train.folder import Folder, whole_lines
+from vgen_fast.train.folder import Folder
 from vgen_fast.train.run import Intervals, Run
 
 from .tiny import bits, make

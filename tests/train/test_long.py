@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import checkpoint
-from vgen_fast.train.folder import run_name, whole_lines
+from vgen_fast.train.folder import run_name
 from vgen_fast.train.report import show
 
 from .test_ranks import ROOT, digests, two_ranks, workers_of

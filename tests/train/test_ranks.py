@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from vgen_fast.data import write
+from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import checkpoint
 from vgen_fast.train.distributed import PeerLost, group_name
-from vgen_fast.train.folder import whole_lines
 from vgen_fast.train.run import BAD_DATA
 
 from .test_run import TINY, digests, newest, run

@@ -16,9 +16,10 @@ import yaml
 
 from vgen_fast import recipes
 from vgen_fast.data import write
+from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import checkpoint
 from vgen_fast.train.__main__ import main
-from vgen_fast.train.folder import Folder, InUse, whole_lines
+from vgen_fast.train.folder import Folder, InUse
 
 from . import tiny_recipe
 

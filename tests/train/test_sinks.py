@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import sinks
-from vgen_fast.train.folder import whole_lines
 
 from .test_run import command, run
 

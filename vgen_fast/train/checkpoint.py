@@ -21,6 +21,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
+from ..data.journal import sync_folder, write_durably
 from .loop import State, networks
 
 FORMAT = 3
@@ -105,26 +106,6 @@ def nonfinite(files: dict[str, dict[str, Tensor]]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- files
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """A new file with this content, on the disk before it returns."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def as_text(manifest: dict) -> bytes:

@@ -12,31 +12,12 @@ from pathlib import Path
 
 import torch
 
+from ..data.journal import cut_torn_line, whole_lines, write_whole
 from .sinks import Sink
 
 
 class InUse(RuntimeError):
     """Another process writes into the folder."""
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Replaces a file by one rename, so that a reader finds the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
-
-
-def whole_lines(path: Path) -> list[dict]:
-    """The records of a JSON Lines file; a last line that a kill tore is dropped."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 class Folder:
@@ -54,8 +35,8 @@ class Folder:
         except OSError as error:
             os.close(self._lock)
             raise InUse(f"another process is training in {path}") from error
-        self._mend(path / "events.jsonl")
-        self._mend(path / "stats.jsonl")
+        cut_torn_line(path / "events.jsonl")
+        cut_torn_line(path / "stats.jsonl")
         self.run, self.segment = self._identify()
         self.sinks: list[Sink] = []
         self._events = os.open(path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -63,11 +44,6 @@ class Folder:
     def close(self) -> None:
         os.close(self._events)
         os.close(self._lock)
-
-    def _mend(self, path: Path) -> None:
-        """Cuts off a line that was being written when a process died."""
-        if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-            write_whole(path, content[: content.rfind(b"\n") + 1])
 
     def _identify(self) -> tuple[str, int]:
         """This run's name, drawn once, and the number of this start of it."""

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..data import transforms, write
+from ..data.journal import whole_lines, write_whole
 from ..models.system import Draw, Inputs, Stage, System
-from .folder import whole_lines, write_whole
 from .seeding import derived
 
 SAMPLES = 24
