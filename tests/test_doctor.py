@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from vgen_fast import cli, doctor
+from vgen_fast.data import pool
 from vgen_fast.doctor import Stack
 from vgen_fast.ops import backends
 from vgen_fast.ops.backends import Backend
@@ -29,6 +30,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def test_importing_the_package_imports_no_torch():
     done = run("-c", "import sys, vgen_fast, vgen_fast.cli, vgen_fast.doctor; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_doctor_tells_what_holds_the_readers_of_videos(monkeypatch):
+    assert "are held by limits" in doctor.reading()
+    monkeypatch.setattr(
+        pool.Helper, "__init__", lambda self: self.__dict__.update(rungs={"limits": True, "seccomp": False})
+    )
+    monkeypatch.setattr(pool.Helper, "close", lambda self: None)
+    assert doctor.reading().endswith("are held by limits, NOT by seccomp, which this kernel lacks")
 
 
 def test_doctor_fits_a_screen_and_exits_by_what_runs():

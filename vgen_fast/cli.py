@@ -21,6 +21,12 @@ def _train(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _data(arguments: list[str]) -> int:
+    from .data.__main__ import main
+
+    return main(arguments)
+
+
 def _sample(verb: str) -> Callable[[list[str]], int]:
     def run(arguments: list[str]) -> int:
         from . import sample
@@ -39,6 +45,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
     "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _sample("generate")),
     "interpolate": ("videos along straight lines between latents", _sample("interpolate")),
+    "data": ("caches of clips: built from data sets as they are published, told about, checked and shown", _data),
     "doctor": ("what works here and why the rest does not: ops x implementations, versions, known-bad stacks", _doctor),
 }
 EXAMPLES = """examples:

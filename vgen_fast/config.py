@@ -79,7 +79,16 @@ class Config(Settings):
     feature_matching: float = Field(0.0, ge=0)
     """Weight of the distance between mean features of real and fake clips in the generator's loss."""
     data: str = "shapes"
-    """Where clips come from: "shapes" are made on the fly; else a folder of classes, each a folder of film strips."""
+    """Where clips come from: "shapes" are made on the fly; a cache, NAME.vgc, as `vgen_fast data build` makes it; else
+    a folder of classes, each a folder of film strips."""
+    split: str | None = None
+    """The part of a cache to train on; without it, all of it."""
+    strides: tuple[int, int] = (1, 1)
+    """The least and the most frames of a cache from one frame of a clip to the next; drawn for each clip."""
+    mirror: bool = False
+    """Show every second clip of a cache, drawn at random, left to right."""
+    short: Literal["refuse", "repeat"] = "refuse"
+    """What becomes of clips of a cache with too few frames: the run is refused, or their last frame repeated."""
     shrink: Literal["mean", "pick"] = "mean"
     """How strips become smaller than their files: by the mean of boxes, or by a pixel of each, for drawings."""
     clips: int = Field(gt=0)

@@ -166,6 +166,7 @@ def facts() -> list[tuple[str, str]]:
         found.append((f"GPU {index}", f"{one.name}, {memory}, sm_{one.major}{one.minor}: {fit}"))
     if not torch.cuda.is_available():
         found.append(("GPU", "torch sees none"))
+    found.append(("videos", reading()))
     if native._C is None:
         found.append(("extension", "missing, see below"))
     else:
@@ -173,6 +174,22 @@ def facts() -> list[tuple[str, str]]:
         archs = f"CUDA for sm_{built.replace(',', ', sm_')}" if built else "no CUDA part"
         found.append(("extension", f"{path.name if path.parent == Path(__file__).parent else path}, {archs}"))
     return found
+
+
+def reading() -> str:
+    """What holds the processes that read videos."""
+    from .data.pool import Helper
+
+    try:
+        helper = Helper()
+    except RuntimeError as error:
+        return str(error)
+    helper.close()
+    rungs = {True: [], False: []}
+    for name, held in helper.rungs.items():
+        rungs[held].append(name)
+    off = f", NOT by {' and '.join(rungs[False])}, which this kernel lacks" if rungs[False] else ""
+    return f"PyAV {version_of('av')}; processes that read files are held by {', '.join(rungs[True])}{off}"
 
 
 def here() -> Stack:

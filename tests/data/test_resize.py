@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vgen_fast.data.decode import Rejected
 from vgen_fast.data.resize import AS_IT_IS, Fit, resize, weights
 
 
@@ -67,7 +68,7 @@ def test_the_middle_is_cut_out():
 
 
 def test_bad_fits_are_refused():
-    with pytest.raises(ValueError, match="a picture of 240x320 is too small for 256x256"):
+    with pytest.raises(Rejected, match="too small: 240x320 when resized, wanted 256x256"):
         Fit(crop=(256, 256))(np.zeros((240, 320, 3), np.uint8))
     with pytest.raises(ValueError, match="not both"):
         Fit(shorter=64, stretch=(64, 64))

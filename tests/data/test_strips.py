@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from vgen_fast.data import write
-from vgen_fast.data.strips import BadClip, Strips, TooMuchBadData, read_strip
+from vgen_fast.data.decode import Rejected, TooMuchBadData
+from vgen_fast.data.sources import NoDataSet
+from vgen_fast.data.strips import Strips, read_strip
 
 
 def numbered(count: int, side: int = 8, offset: int = 0) -> np.ndarray:
@@ -74,7 +76,7 @@ def test_a_bad_file_is_named_once_and_replaced_and_too_many_end_it(folder):
     save(folder / "up" / "7.png", numbered(3))
     said = []
     strips = Strips(folder, (16, 8, 8), 0, said.append)
-    with pytest.raises(TooMuchBadData, match=r"1 of 7 files are bad: .*/(1|7).png is "):
+    with pytest.raises(TooMuchBadData, match=r"1 of 7 files are bad: .*/(1|7).png: "):
         [strips.clip(i) for i in range(7)]
     for i in range(8, 60):
         save(folder / "up" / f"{i}.png", numbered(16, offset=100))
@@ -83,13 +85,13 @@ def test_a_bad_file_is_named_once_and_replaced_and_too_many_end_it(folder):
     clips = [strips.clip(i)[0] for i in range(2 * len(strips.files))]
     assert {len(frames) for frames in clips} == {16}
     assert len(said) == 2
-    assert any("1.png is no picture" in text for text in said)
-    assert any("7.png is 3x8x8, which gives no clip of 16x8x8" in text for text in said)
+    assert any("1.png: format: neither a JPEG nor a PNG" in text for text in said)
+    assert any("7.png: too small: 3x8x8 gives no clip of 16x8x8" in text for text in said)
 
 
 def test_what_is_no_strip_says_so(tmp_path):
-    with pytest.raises(BadClip, match="no folders of pictures"):
+    with pytest.raises(NoDataSet, match="no folders of pictures"):
         Strips(tmp_path, (16, 8, 8), 0)
     write.png(tmp_path / "odd.png", np.zeros((8, 20, 3), np.uint8))
-    with pytest.raises(BadClip, match="8x20: not a whole number of square frames"):
+    with pytest.raises(Rejected, match="8x20 pixels are not a whole number of square frames"):
         read_strip(tmp_path / "odd.png")

@@ -1,6 +1,7 @@
 """Which frames make a clip: arithmetic on integers, and on times as integers of a film's time base."""
 
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -38,3 +39,9 @@ def central(num_frames: int, length: int) -> np.ndarray:
 def groups(num_frames: int, length: int) -> np.ndarray:
     """[groups, length]: frames in order and once each, the remainder dropped."""
     return np.arange(num_frames // length * length).reshape(-1, length)
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next time round
+def order(seed: int, time_round: int, count: int) -> np.ndarray:
+    """The order of `count` clips in this time round."""
+    return np.random.default_rng((seed, time_round)).permutation(count)

@@ -21,7 +21,7 @@ def missing_bytes(file: int) -> int:
         return max(0, end_of_segment(file, length) - length)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
         return end_of_boxes(file, length) - length
-    if head[:1] == b"\x47" and os.pread(file, 1, 188) in (b"\x47", b""):
+    if all(os.pread(file, 1, at) == b"\x47" for at in (0, 188, 376)):
         return -length % 188
     return 0
 

@@ -32,6 +32,8 @@ REASONS = {  # why a file or a part of it is not used
     "too large": "more pixels than the limits allow",
     "too long": "more frames, streams or hours than the limits allow",
     "truncated": "ends before it says that it does",
+    "too small": "smaller than the picture that is to be cut from it",
+    "too short": "fewer frames than a clip takes",
     "damaged": "cannot be decoded as a whole",
     "times": "the times of its frames are missing, repeated, or run backwards",
     "turned": "shown at an angle that is not a multiple of 90 degrees",
@@ -42,6 +44,7 @@ REASONS = {  # why a file or a part of it is not used
 }
 
 
+PICTURES = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG\r\n\x1a\n": "png"}  # codec by the first bytes
 DISPLAY_MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 TRIED_KEYS = 3
 
@@ -52,6 +55,10 @@ class Rejected(ValueError):
     def __init__(self, reason: str, text: str):
         super().__init__(f"{reason}: {text}")
         self.reason = reason
+
+
+class TooMuchBadData(RuntimeError):
+    """More files are bad than a data set may have."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +289,23 @@ def agree(film: Film, index: int, frame: av.VideoFrame) -> None:
     if not film.counted and frame.pts != film.times[index]:
         lost = frame.pts is not None and frame.pts > film.times[index]
         raise Rejected("damaged" if lost else "times", f"frame {index} of {len(film)} is not the next to be decoded")
+
+
+def picture(content: bytes, limits: Limits = LIMITS) -> np.ndarray:
+    """uint8 [H, W, 3] of a JPEG or PNG. The turn that a camera notes in a JPEG is left alone."""
+    name = next((name for start, name in PICTURES.items() if content.startswith(start)), None)
+    if name is None:
+        raise Rejected("format", "neither a JPEG nor a PNG")
+    coder = av.CodecContext.create(name, "r")
+    coder.options = {"max_pixels": str(limits.pixels)}
+    coder.thread_count = 1
+    try:
+        frames = [*coder.decode(av.Packet(content)), *coder.decode(None)]
+        if len(frames) != 1 or frames[0].is_corrupt:
+            raise Rejected("damaged", f"{len(frames)} pictures can be decoded")
+        return frames[0].to_ndarray(format="rgb24")
+    except av.FFmpegError as error:
+        raise Rejected("damaged", error.strerror) from error
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:

@@ -23,6 +23,7 @@ from .resize import Fit
 
 MEMORY = 2 << 30  # bytes of address space
 MOST_BYTES = 64 << 20  # of a message
+PICTURE_BYTES = 256 << 20  # of a picture's file
 HEAD = struct.Struct("<Q")
 
 
@@ -84,10 +85,22 @@ def read(request: dict, limits: decode.Limits, file: int, memory: int) -> dict:
     return {}
 
 
+def picture(request: dict, limits: decode.Limits, file: int, memory: int) -> dict:
+    content = os.pread(file, PICTURE_BYTES + 1, 0)
+    if len(content) > PICTURE_BYTES:
+        raise decode.Rejected("too large", f"a picture of more than {PICTURE_BYTES >> 20} MiB")
+    pixels = decode.picture(content, limits)
+    mmap.mmap(memory, 0).write(np.ascontiguousarray(pixels).data)
+    return {"shape": pixels.shape}
+
+
+JOBS = {"probe": probe, "read": read, "picture": picture}
+
+
 def answer(request: dict, files: list[int]) -> dict:
     try:
         limits = decode.Limits(**request["limits"])
-        return {"probe": probe, "read": read}[request["job"]](request, limits, *files)
+        return JOBS[request["job"]](request, limits, *files)
     except decode.Rejected as error:
         return {"reason": error.reason, "text": str(error)}
     except MemoryError:

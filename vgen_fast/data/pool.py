@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,6 +68,18 @@ class Helper:
         self.process.wait()
 
 
+@contextmanager
+def shared(size: int) -> Iterator[int]:
+    """Memory of that size for as long as it is mapped: a helper gone wrong cannot take it from under us."""
+    memory = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(memory, max(1, size))
+        fcntl.fcntl(memory, ADD_SEALS, SEALS)
+        yield memory
+    finally:
+        os.close(memory)
+
+
 class Pool:
     """Films and frames by path, for any number of threads at once; every file through one of `workers` processes.
 
@@ -88,16 +102,20 @@ class Pool:
         """uint8 [N, H, W, 3]: frames by their indices, in any order, each made to fit."""
         height, width = fit.crop or fit.size(film.height, film.width, film.aspect)
         shape = (len(indices), height, width, 3)
-        memory = os.memfd_create("frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(memory, max(1, int(np.prod(shape))))
-            fcntl.fcntl(memory, ADD_SEALS, SEALS)  # a helper gone wrong cannot take it from under us
-            request = {"job": "read", "film": helper.to_json(film), "fit": asdict(fit), "shape": shape}
-            with opened(path) as file:
-                self.ask({**request, "indices": np.asarray(indices).tolist()}, (file, memory))
-            return np.frombuffer(mmap.mmap(memory, 0), np.uint8)[: int(np.prod(shape))].reshape(shape)
-        finally:
-            os.close(memory)
+        request = {"job": "read", "film": helper.to_json(film), "fit": asdict(fit), "shape": shape}
+        with opened(path) as file, shared(math.prod(shape)) as memory:
+            self.ask({**request, "indices": np.asarray(indices).tolist()}, (file, memory))
+            return np.frombuffer(mmap.mmap(memory, 0), np.uint8)[: math.prod(shape)].reshape(shape)
+
+    def picture(self, path: Path) -> np.ndarray:
+        """uint8 [H, W, 3] of a JPEG or PNG."""
+        most = self.limits.pixels * 3
+        with opened(path) as file, shared(most) as memory:  # of which only what is written takes memory
+            height, width, channels = self.ask({"job": "picture"}, (file, memory))["shape"]
+            if channels != 3 or height * width * 3 > most:
+                raise Rejected("damaged", f"a picture of {height}x{width}x{channels}")
+            pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8)
+            return pixels[: height * width * 3].reshape(height, width, 3).copy()
 
     def ask(self, request: dict, files: tuple[int, ...]) -> dict:
         request |= {"limits": asdict(self.limits), "seconds": math.ceil(self.seconds) + 5}

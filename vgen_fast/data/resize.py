@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .decode import Rejected
+
 
 def cubic(x: np.ndarray) -> np.ndarray:
     """The cubic convolution kernel of a = -1/2 (Keys 1981)."""
@@ -67,13 +69,25 @@ class Fit:
             return round(Fraction(height * self.shorter, shorter)), round(Fraction(width * self.shorter, shorter))
         return height, width
 
-    def __call__(self, frame: np.ndarray, aspect: Fraction | int = 1) -> np.ndarray:
-        height, width = self.size(*frame.shape[:2], aspect)
+    def cut(self, height: int, width: int, aspect: Fraction | int = 1) -> tuple[int, int, int, int]:
+        """Top, left, height and width of what is kept of the resized picture."""
+        height, width = self.size(height, width, aspect)
         crop_height, crop_width = self.crop or (height, width)
         if crop_height > height or crop_width > width:
-            raise ValueError(f"a picture of {height}x{width} is too small for {crop_height}x{crop_width}")
-        y, x = (height - crop_height) // 2, (width - crop_width) // 2
-        return resize(frame, height, width)[y : y + crop_height, x : x + crop_width]
+            raise Rejected("too small", f"{height}x{width} when resized, wanted {crop_height}x{crop_width}")
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+    def window(self, height: int, width: int, aspect: Fraction | int = 1) -> tuple[int, int, int, int]:
+        """Top, left, height and width of what is kept, in pixels of the source, rounded."""
+        new_height, new_width = self.size(height, width, aspect)
+        top, left, crop_height, crop_width = self.cut(height, width, aspect)
+        down, across = Fraction(height, new_height), Fraction(width, new_width)
+        return round(top * down), round(left * across), round(crop_height * down), round(crop_width * across)
+
+    def __call__(self, frame: np.ndarray, aspect: Fraction | int = 1) -> np.ndarray:
+        top, left, height, width = self.cut(*frame.shape[:2], aspect)
+        resized = resize(frame, *self.size(*frame.shape[:2], aspect))
+        return resized[top : top + height, left : left + width]
 
 
 AS_IT_IS = Fit()

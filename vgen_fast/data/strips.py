@@ -3,48 +3,47 @@
 Legend: T frames, H x W pixels. A frame's side is the shorter side of the picture.
 """
 
+import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import transforms
+from . import clips, decode, transforms
+from .decode import Rejected, TooMuchBadData
+from .sources import PICTURES, Listing, NoDataSet, Source, below
 
-PICTURES = (".png", ".jpg", ".jpeg")
 MOST_BAD = 0.05  # of the files
-
-
-class BadClip(ValueError):
-    """A file that holds no clip of the wanted size."""
-
-
-class TooMuchBadData(RuntimeError):
-    """More files are bad than a data set may have."""
 
 
 def read_strip(path: Path) -> np.ndarray:
     """uint8 [T, H, W, 3] with H = W."""
-    try:
-        with av.open(str(path)) as file:
-            picture = next(file.decode(video=0)).to_ndarray(format="rgb24")
-    except (av.FFmpegError, StopIteration, IndexError) as error:
-        raise BadClip(f"{path} is no picture: {error}") from error
+    with decode.opened(path) as file:
+        return cut(decode.picture(os.pread(file, os.fstat(file).st_size, 0)))
+
+
+def index(root: Path, split: str | None = None) -> Listing:
+    """As `Strips` reads it: a folder for each class."""
+    found = below(root, root, PICTURES)
+    classes = tuple(sorted({Path(path).parts[0] for path in found if len(Path(path).parts) > 1}))
+    if split is not None or not classes:
+        raise NoDataSet(f"{root} has no folders of pictures, one for each class, and no splits")
+    inside = [path for path in found if len(Path(path).parts) > 1]
+    sources = (Source(path, path, "strip", label=classes.index(Path(path).parts[0])) for path in inside)
+    return Listing(tuple(sources), {"class": classes})
+
+
+def cut(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> [T, side, side, 3], side by side or one below the other."""
     height, width, _ = picture.shape
     side = min(height, width)
     if max(height, width) % side:
-        raise BadClip(f"{path} is {height}x{width}: not a whole number of square frames")
+        raise Rejected("damaged", f"{height}x{width} pixels are not a whole number of square frames")
     if width >= height:
         return picture.reshape(side, -1, side, 3).swapaxes(0, 1)
     return picture.reshape(-1, side, side, 3)
-
-
-@lru_cache(maxsize=2)  # a batch may reach into the next time round
-def order(seed: int, time_round: int, count: int) -> np.ndarray:
-    return np.random.default_rng((seed, time_round)).permutation(count)
 
 
 class Strips:
@@ -72,7 +71,7 @@ class Strips:
             if path.suffix.lower() in PICTURES
         ]
         if not self.files:
-            raise BadClip(f"{folder} has no folders of pictures, one for each class")
+            raise NoDataSet(f"{folder} has no folders of pictures, one for each class")
         self.labels = {"class": self.classes}  # what each label can be
         self.rejected: dict[Path, str] = {}
 
@@ -80,19 +79,19 @@ class Strips:
         """Frames uint8 [T, H, W, 3] and the class."""
         time_round, place = divmod(index, len(self.files))
         while True:
-            path, label = self.files[order(self.seed, time_round, len(self.files))[place % len(self.files)]]
+            path, label = self.files[clips.order(self.seed, time_round, len(self.files))[place % len(self.files)]]
             if path not in self.rejected:
                 try:
                     return self.window(path, np.random.default_rng((self.seed, 1, index))), [label]
-                except BadClip as error:
-                    self.reject(path, str(error))
+                except Rejected as error:
+                    self.reject(path, f"{path}: {error}")
             place += 1
 
     def window(self, path: Path, rng: np.random.Generator) -> np.ndarray:
         frames, (num_frames, height, width) = read_strip(path), self.size
         if len(frames) < num_frames or frames.shape[1] % height or frames.shape[2] % width:
             was = "x".join(map(str, frames.shape[:3]))
-            raise BadClip(f"{path} is {was}, which gives no clip of {num_frames}x{height}x{width}")
+            raise Rejected("too small", f"{was} gives no clip of {num_frames}x{height}x{width}")
         apart = len(frames) // num_frames
         first = int(rng.integers(len(frames) - (num_frames - 1) * apart))
         down, across = (n // m if self.pick else 1 for n, m in zip(frames.shape[1:], (height, width), strict=False))
@@ -107,6 +106,6 @@ class Strips:
 
     def __call__(self, positions: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """A batch for the training loop: video uint8 [B, 3, T, H, W] of that size, labels [B, 1]."""
-        clips, labels = zip(*(self.clip(int(i)) for i in positions), strict=True)
-        videos = (transforms.to_video(torch.from_numpy(frames.copy()))[None] for frames in clips)
+        found, labels = zip(*(self.clip(int(i)) for i in positions), strict=True)
+        videos = (transforms.to_video(torch.from_numpy(frames.copy()))[None] for frames in found)
         return torch.cat([transforms.shrink(video, size) for video in videos]).contiguous(), torch.tensor(labels)

@@ -16,7 +16,12 @@ import torch
 from pydantic import Field
 
 from ..config import Config, Settings, from_yaml
-from ..data.strips import BadClip, Strips, TooMuchBadData
+from ..data.cache import BadCache, Cache
+from ..data.decode import TooMuchBadData
+from ..data.journal import write_whole
+from ..data.loader import CachedClips, Window
+from ..data.sources import NoDataSet
+from ..data.strips import Strips
 from ..data.synthetic import MovingShapes
 from ..metrics.sliced_distance import sliced_distance
 from ..models import progressive
@@ -25,7 +30,7 @@ from ..options import Refused, changed, help_text, nearest, options_of, parse, r
 from ..recipes import RECIPES
 from . import report
 from .distributed import PeerLost, Ranks
-from .folder import Folder, InUse, write_whole
+from .folder import Folder, InUse
 from .loop import Batches, Training, networks, start, step
 from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
@@ -162,18 +167,27 @@ def phases_of(config: Config) -> tuple[Phase, ...]:
 
 
 def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
-    size = config.system.sizes[-1]
+    size, path = config.system.sizes[-1], Path(config.data)
     if config.data == "shapes":
         return MovingShapes(size, config.seed)
-    if not Path(config.data).is_dir():
+    if not path.is_dir():
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
     try:
-        strips = Strips(Path(config.data), size, config.seed, complain, config.shrink == "pick")
-    except BadClip as error:
+        if path.suffix == ".vgc":
+            window = Window(size[0], config.strides, config.mirror, config.short)
+            clips = CachedClips(Cache(path), window, config.seed, config.split)
+            labels = tuple(len(values) for values in clips.labels.values())
+            if any(have % want for have, want in zip(clips.cache.size, size[1:], strict=True)):
+                have, want = ("x".join(map(str, pair)) for pair in (clips.cache.size, size[1:]))
+                refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
+        else:
+            clips = Strips(path, size, config.seed, complain, config.shrink == "pick")
+            labels = (len(clips.classes),)
+    except (NoDataSet, BadCache) as error:
         refuse(str(error))
-    if config.system.classes and config.system.classes != (len(strips.classes),):
-        refuse(f"{config.data} has {len(strips.classes)} classes, the system {config.system.classes}")
-    return strips
+    if config.system.classes and config.system.classes != labels:
+        refuse(f"{config.data} has {labels[0] if labels else 'no'} classes, the system {config.system.classes}")
+    return clips
 
 
 def shared(phases: tuple[Phase, ...], group: int, ranks: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data import transforms
-from ..data.strips import TooMuchBadData
+from ..data.decode import TooMuchBadData
 from ..models.system import Draw
 from . import checkpoint, divergence, report
 from .distributed import PeerLost, Ranks

@@ -1,0 +1,173 @@
+"""How many frames a second one core reads as clips of 16: `python benchmarks/data.py --table`.
+
+Films are 320x240, 250 frames, XviD as UCF-101 has it, and H.264 with a key frame at most every 250; caches hold 64x64.
+The sides take turns in one process, a figure is the median. Plain PyAV opens, seeks to the key frame before, decodes to
+the frame that is wanted and converts, as most loaders do; torchcodec is there if it can be imported.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from vgen_fast.data import decode
+from vgen_fast.data.cache import Cache, Clip, Writer
+from vgen_fast.data.loader import CachedClips, Window
+
+RESULTS = Path(__file__).parent / "results"
+LENGTH, FRAMES, HEIGHT, WIDTH = 16, 250, 240, 320
+
+
+@dataclass
+class Row:
+    name: str
+    floor: float  # frames a second
+    sides: dict[str, Callable[[int], np.ndarray]]  # a clip by a number
+    speeds: dict[str, float] = field(default_factory=dict)
+
+
+def scene(seed: int) -> np.ndarray:
+    """uint8 [250, 240, 320, 3]: a textured background that moves, and noise: what a codec has work with."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (HEIGHT // 8 + 40, WIDTH // 8 + 40, 3), dtype=np.uint8)
+    texture = coarse.repeat(8, 0).repeat(8, 1)
+    frames = np.stack([texture[t : t + HEIGHT, t : t + WIDTH] for t in range(FRAMES)]).astype(np.int16)
+    return (frames + rng.integers(-6, 7, frames.shape, dtype=np.int16)).clip(0, 255).astype(np.uint8)
+
+
+def film(path: Path, codec: str, options: dict[str, str]) -> Path:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.bit_rate = 800_000
+        for frame in scene(0):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
+    return path
+
+
+def ours(path: Path) -> Callable[[int], np.ndarray]:
+    with decode.opened(path) as file:
+        table = decode.probe(file)
+
+    def clip(first: int) -> np.ndarray:
+        with decode.opened(path) as file:
+            return decode.read(file, table, np.arange(first, first + LENGTH))
+
+    return clip
+
+
+def plain(path: Path) -> Callable[[int], np.ndarray]:
+    def clip(first: int) -> np.ndarray:
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            stream.codec_context.thread_count = 1
+            start = int(first / stream.average_rate / stream.time_base)
+            file.seek(start, stream=stream)
+            found = []
+            for frame in file.decode(stream):
+                if frame.pts >= start:
+                    found.append(frame.to_ndarray(format="rgb24"))
+                    if len(found) == LENGTH:
+                        break
+            return np.stack(found)
+
+    return clip
+
+
+def codec(path: Path) -> Callable[[int], np.ndarray] | None:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError):
+        return None
+    return lambda first: VideoDecoder(str(path), num_ffmpeg_threads=1)[first : first + LENGTH].numpy()
+
+
+def cached(folder: Path, storage: str) -> tuple[Callable[[int], np.ndarray], CachedClips]:
+    writer = Writer(folder, (64, 64), {}, storage)
+    for n in range(40):
+        writer.add(str(n), [(Clip(str(n)), scene(n)[:, :64, :64])])
+    writer.finish({}, {})
+    clips = CachedClips(Cache(folder), Window(LENGTH), 0)
+    return (lambda position: clips.clip(position)[0].copy()), clips
+
+
+def rows(folder: Path) -> list[Row]:
+    found = []
+    for storage, floor in (("raw", 100_000), ("jpeg", 5_000)):
+        clip, clips = cached(folder / f"{storage}.vgc", storage)
+
+        def batch(position: int, clips: CachedClips = clips) -> np.ndarray:
+            return clips(torch.arange(32 * position, 32 * position + 32), (LENGTH, 64, 64))[0].numpy()
+
+        found.append(Row(f"cache, {storage}, 64x64", floor, {"ours": clip, "ours, batches of 32": batch}))
+    films = {
+        "XviD, 320x240": (film(folder / "xvid.avi", "mpeg4", {"g": "12"}), 3000),
+        "H.264, 320x240": (film(folder / "h264.mp4", "libx264", {"g": "250", "preset": "veryfast"}), 0),
+    }
+    for name, (path, floor) in films.items():
+        sides = {"ours": ours(path), "PyAV": plain(path), "torchcodec": codec(path)}
+        found.append(Row(name, floor, {side: clip for side, clip in sides.items() if clip}))
+    return found
+
+
+def measure(row: Row, seconds: float) -> None:
+    if {"ours", "PyAV"} <= set(row.sides) and not (row.sides["ours"](37) == row.sides["PyAV"](37)).all():
+        sys.exit(f"{row.name}: the frames differ from those of PyAV")
+    times, rng = {side: [] for side in row.sides}, np.random.default_rng(0)
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        first = int(rng.integers(FRAMES - LENGTH))
+        for side, clip in row.sides.items():
+            began = time.perf_counter()
+            shown = clip(first)
+            frames = shown.shape[0] if shown.shape[-1] == 3 or shown.ndim == 4 else shown.shape[0] * LENGTH
+            times[side].append((time.perf_counter() - began) / frames)
+    row.speeds = {side: 1 / statistics.median(taken) for side, taken in times.items()}
+
+
+def markdown(rows: list[Row], facts: dict) -> str:
+    lines = ["| clips of 16 frames from | ours, frames/s | floor | others, frames/s |", "|---|---|---|---|"]
+    for row in rows:
+        others = ", ".join(f"{side}: {speed:,.0f}" for side, speed in row.speeds.items() if side != "ours")
+        lines.append(f"| {row.name} | {row.speeds['ours']:,.0f} | {f'{row.floor:,}' if row.floor else ''} | {others} |")
+    return "\n".join(lines) + "\n\nOne core, medians; " + ", ".join(f"{k} {v}" for k, v in facts.items()) + ".\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--table", action="store_true", help="write benchmarks/results/data.{json,md} as well")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {0})
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        table = rows(Path(folder))
+        for row in table:
+            measure(row, arguments.seconds)
+            print(row.name, {side: f"{speed:,.0f}" for side, speed in row.speeds.items()}, flush=True)
+    facts = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "av": av.__version__, "torch": torch.__version__}
+    print("\n" + markdown(table, facts))
+    if arguments.table:
+        kept = [
+            {k: v for k, v in asdict(row).items() if k != "sides"}
+            for row in [Row(r.name, r.floor, {}, r.speeds) for r in table]
+        ]
+        (RESULTS / "data.json").write_text(json.dumps({"facts": facts, "rows": kept}, indent=1) + "\n")
+        (RESULTS / "data.md").write_text(markdown(table, facts))
+    sys.exit(any(row.speeds["ours"] < row.floor for row in table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""From published layouts to a cache and two steps of training, by the command that people type."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vgen_fast import recipes
+from vgen_fast.config import Config, Every, Grow
+from vgen_fast.data.__main__ import main
+from vgen_fast.data.cache import Cache
+from vgen_fast.data.journal import whole_lines
+from vgen_fast.models.progressive import Config as System
+from vgen_fast.models.progressive import Row
+from vgen_fast.train.__main__ import main as train
+
+from . import layouts
+from .films import number
+
+
+def first_frames(path):
+    """The number of the first frame of each clip, and how many there are."""
+    cache = Cache(path)
+    return [(number(cache.read(clip, slice(0, 1))[0]), int(cache.frames[clip])) for clip in range(len(cache))]
+
+
+BUILDS = {
+    "ucf101": (layouts.ucf101, ["--split", "train1", "--take", "central", "--frames", "32", "--short", "repeat"]),
+    "bair": (layouts.bair, ["--split", "train"]),
+    "sky": (layouts.sky, ["--split", "train", "--resize", "shorter"]),
+    "tinyvideo": (layouts.golf, ["--frames", "32", "--short", "repeat"]),
+}
+FIRST = {  # of the frames, and how many there are
+    "ucf101": [(4, 32), (0, 32)] * 3,
+    "bair": [(0, 30), (100, 30), (200, 30), (1000, 30), (1100, 30)],
+    "sky": [(0, 40), (0, 40), (0, 20)],
+    "tinyvideo": [(0, 34), (0, 32), (0, 32)],
+}
+
+
+def small() -> Config:
+    rows = (Row(8, 4, 4), Row(4, 2, 2), Row(4, 2, 2), Row(4, 1, 2))  # to 16x32x32
+    return Config(
+        recipe="small",
+        system=System(rows=rows, latents=8, features=8),
+        clips=8,
+        phases=(Grow(0, 4, 4), Grow(0, 0, 4), Grow(0, 0, 4), Grow(0, 4, 4)),
+        every=Every(judged=0),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", BUILDS)
+def test_a_published_layout_becomes_a_cache_and_trains(tmp_path, monkeypatch, capfd, layout):
+    make, options = BUILDS[layout]
+    root, target = make(tmp_path / "data"), tmp_path / "a.vgc"
+    command = ["build", str(target), "--layout", layout, "--root", str(root), *options, "--size", "32", "32"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "about " in capfd.readouterr().out
+    assert not target.exists()
+    assert main(command) == 0
+    assert main(["check", str(target)]) == 0
+    assert first_frames(target) == FIRST[layout]
+    assert main(["preview", str(target), str(tmp_path / "p.mp4")]) == 0
+    assert (tmp_path / "p.mp4").stat().st_size > 1000
+    monkeypatch.setitem(recipes.RECIPES, "small", small)
+    assert train(["small", "--data", str(target), "--outdir", str(tmp_path / "run")]) == 0
+    (last,) = [
+        json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines() if '"exit"' in line
+    ]
+    assert last["code"] == 0
+
+
+BUILD = """
+import sys
+from vgen_fast.data import cache
+from vgen_fast.data.__main__ import main
+cache.COMMIT_BYTES = 100_000
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_build_that_was_killed_goes_on_to_the_same_cache(tmp_path):
+    root = layouts.ucf101(tmp_path / "data")
+    command = ["--layout", "ucf101", "--root", str(root), "--size", "32", "32", "--storage", "raw"]
+    assert main(["build", str(tmp_path / "whole.vgc"), *command]) == 0
+    killed = tmp_path / "killed.vgc"
+    process = subprocess.Popen([sys.executable, "-c", BUILD, "build", str(killed), *command])
+    while len(whole_lines(killed / "journal.jsonl")) < 4:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (killed / "index.json").exists()
+    assert main(["build", str(killed), *command]) == 0
+    for path in (tmp_path / "whole.vgc").iterdir():
+        assert path.read_bytes() == (killed / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_processes_changes_no_byte(tmp_path, workers):
+    root = layouts.ucf101(tmp_path / "data")
+    command = ["--layout", "ucf101", "--root", str(root), "--size", "32", "32", "--storage", "jpeg"]
+    for name, count in (("two", 2), ("other", workers)):
+        assert main(["build", str(tmp_path / f"{name}.vgc"), *command, "--workers", str(count)]) == 0
+    names = {path.name for path in (tmp_path / "two.vgc").iterdir()}
+    assert names == {"index.json", "build.json", "rejected.csv", "shard-00000.zip"}
+    for name in names:
+        assert (tmp_path / "two.vgc" / name).read_bytes() == (tmp_path / "other.vgc" / name).read_bytes()
+
+
+def test_bad_videos_are_listed_and_too_many_end_the_build(tmp_path, capfd):
+    for n in range(10):
+        layouts.film(tmp_path / f"data/{n}.avi", num_frames=20)
+    for n in (3, 7):
+        path = tmp_path / f"data/{n}.avi"
+        path.write_bytes(path.read_bytes()[:1000])
+    command = ["build", str(tmp_path / "a.vgc"), "--root", str(tmp_path / "data"), "--storage", "raw"]
+    assert main(command) == 65
+    assert re.search(r"1 of 10 videos are bad \(1 truncated\): 3.avi", capfd.readouterr().err)
+    assert main([*command, "--bad", "0.2"]) == 0
+    rows = (tmp_path / "a.vgc/rejected.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["3.avi", "truncated"], ["7.avi", "truncated"]]
+    assert json.loads((tmp_path / "a.vgc/build.json").read_text())["rejected"] == {"truncated": 2}
+    assert len(Cache(tmp_path / "a.vgc")) == 8
+
+
+def test_parts_of_a_build_join(tmp_path):
+    root = layouts.bair(tmp_path / "data")
+    command = ["--layout", "bair", "--root", str(root), "--split", "train", "--size", "32", "32", "--storage", "raw"]
+    parts = [str(tmp_path / f"{i}.vgc") for i in (1, 2)]
+    for i, part in enumerate(parts, 1):
+        assert main(["build", part, *command, "--part", f"{i}/2"]) == 0
+    assert main(["merge", str(tmp_path / "joined.vgc"), *parts]) == 0
+    assert first_frames(tmp_path / "joined.vgc") == FIRST["bair"]
+
+
+def test_resampling_keeps_the_frames_of_its_times(tmp_path):
+    """40 frames at 25 fps make 13 at 8: the nearest to k * 3.125."""
+    layouts.film(tmp_path / "data/a.avi")
+    assert (
+        main(
+            [
+                "build",
+                str(tmp_path / "a.vgc"),
+                "--root",
+                str(tmp_path / "data"),
+                "--size",
+                "60",
+                "60",
+                "--fps",
+                "8",
+                "--resize",
+                "none",
+            ]
+        )
+        == 0
+    )
+    clip = Cache(tmp_path / "a.vgc").read(0)
+    shown = [number(np.pad(frame, ((0, 0), (10, 10), (0, 0)), mode="edge")) for frame in clip]
+    assert shown == [math.ceil(k * 3.125 - 0.5) for k in range(13)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["build", "a.vgc"], "--root FOLDER says where"),
+        (["build", "a.vgc", "--root", "absent"], "--root absent is no folder"),
+        (["build", "a.vgc", "--root", ".", "--layout", "ucf"], "--layout"),
+        (["build", "a.vgc", "--root", "empty"], "empty has neither films"),
+        (["build", "a.vgc", "--root", "empty", "--take", "central"], "--take central needs --frames"),
+        (["build", "a.vgc", "--root", "empty", "--layout", "ucf101"], "empty has no UCF-101"),
+        (["info", "empty"], "empty is no cache: it has no index.json"),
+        (["info"], "data info NAME.vgc"),
+        (["preview", "--help"], "NAME.vgc OUT.mp4"),
+        (["look"], "there is no data verb 'look'"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(tmp_path, monkeypatch, capfd, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(words) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_is_there(capfd):
+    for words in (["--help"], ["build", "--help"]):
+        assert main(words) == 0
+        assert "NAME.vgc" in capfd.readouterr().out

@@ -1,0 +1,204 @@
+"""Caches on real disks: read back without the package, killed and gone on with, damaged, joined."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from vgen_fast.data import cache, journal
+from vgen_fast.data.cache import BadCache, Cache, Clip, Writer, join
+
+RECIPE = {"filter": "none", "part": None}
+LABELS = {"class": ("odd", "even")}
+
+
+def frames(number, count=None, size=(8, 12)):
+    """Smooth pictures, so that JPEG comes near them."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    t = np.arange(5 + number % 4 if count is None else count)[:, None, None]
+    one = number * 3 + t * 5 + y * 4 + x * 3
+    return np.stack([one, one // 2, 255 - one], -1).astype(np.uint8)
+
+
+def fill(writer, numbers):
+    for n in numbers:
+        if f"s{n}" not in writer.done:
+            bad = ("truncated", f"truncated: source {n}, at once") if n % 5 == 4 else None
+            writer.add(f"s{n}", [] if bad else [(Clip(f"s{n}", 25.0, n % 2, "train", f"s{n}.avi"), frames(n))], bad)
+
+
+def built(folder, numbers=range(20), storage="raw", recipe=RECIPE):
+    writer = Writer(folder, (8, 12), recipe, storage)
+    fill(writer, numbers)
+    writer.finish(LABELS, {"versions": {}, "absent": 0})
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+KEPT = [n for n in range(20) if n % 5 != 4]
+
+
+def test_numpy_alone_reads_a_raw_cache(tmp_path):
+    folder = built(tmp_path / "a.vgc")
+    index = json.loads((folder / "index.json").read_bytes())
+    clips, shape = index["clips"], (-1, index["height"], index["width"], 3)
+    assert clips["id"] == [f"s{n}" for n in KEPT]
+    for clip, n in enumerate(KEPT):
+        shard = np.memmap(folder / f"shard-{clips['shard'][clip]:05}.u8", np.uint8, "r").reshape(shape)
+        found = shard[clips["first"][clip] :][: clips["frames"][clip]]
+        assert (found == frames(n)).all()
+        assert hashlib.sha256(found.tobytes()).hexdigest() == clips["sha256"][clip]
+    assert (folder / "rejected.csv").read_text().splitlines()[:2] == [
+        "source,reason,text",
+        's4,truncated,"truncated: source 4, at once"',
+    ]
+    assert not (folder / "journal.jsonl").exists()
+
+
+def test_zipfile_alone_finds_the_pictures_of_a_jpeg_cache(tmp_path):
+    folder = built(tmp_path / "a.vgc", storage="jpeg")
+    clips = json.loads((folder / "index.json").read_bytes())["clips"]
+    with zipfile.ZipFile(folder / "shard-00000.zip") as shard:
+        entries = shard.infolist()
+        assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
+        assert len(entries) == sum(clips["frames"])
+        first = shard.read(f"{clips['first'][3]:09}/00000.jpg")
+    assert first[:3] == b"\xff\xd8\xff"
+    start = first.index(b"\xff\xc0") + 10  # components of the frame header: id, sampling, table
+    assert [first[start + 3 * i + 1] for i in range(3)] == [0x11] * 3 or len({*first[start + 1 :: 3][:3]}) == 1
+
+
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+def test_clips_come_back(tmp_path, storage):
+    found = Cache(built(tmp_path / "a.vgc", storage=storage))
+    assert len(found) == len(KEPT)
+    assert found.labels == LABELS
+    for clip, n in enumerate(KEPT):
+        whole = frames(n)
+        near = np.abs(found.read(clip).astype(int) - whole).max()
+        assert near == 0 if storage == "raw" else near <= 6
+        assert (found.read(clip, slice(1, 5, 2)) == found.read(clip)[1:5:2]).all()
+        assert (found.read(clip, np.array([4, 0, 4])) == found.read(clip)[[4, 0, 4]]).all()
+        assert found.label[clip] == n % 2
+        assert found.digest(clip) == found.column("sha256")[clip]
+
+
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+def test_a_build_goes_on_to_the_same_bytes(tmp_path, monkeypatch, storage):
+    """Stopped after any source, with a torn line in the journal and bytes after its last one."""
+    monkeypatch.setattr(cache, "COMMIT_BYTES", 3000)
+    monkeypatch.setitem(cache.SHARD_BYTES, "raw", 5000)
+    whole = contents(built(tmp_path / "whole.vgc", storage=storage))
+    assert len([name for name in whole if name.startswith("shard")]) > 2
+    for stop in range(1, 20):
+        folder = tmp_path / f"{stop}.vgc"
+        writer = Writer(folder, (8, 12), RECIPE, storage)
+        fill(writer, range(stop))
+        writer.close()
+        with open(folder / "journal.jsonl", "ab") as file:
+            file.write(b'{"source": "s')
+        assert contents(built(folder, storage=storage)) == whole
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.data import test_cache as here
+from vgen_fast.data import cache
+cache.COMMIT_BYTES = 3000
+writer = cache.Writer(Path(sys.argv[1]), (8, 12), here.RECIPE)
+for n in range(20):
+    here.fill(writer, [n])
+    print(n, flush=True)
+    time.sleep(0.01)
+time.sleep(60)
+"""
+
+
+def test_kill_9_in_a_build_loses_nothing_that_the_journal_knows(tmp_path, monkeypatch):
+    whole = contents(built(tmp_path / "whole.vgc"))
+    for after in (3, 11, 19):
+        folder = tmp_path / f"{after}.vgc"
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE)
+        for line in process.stdout:
+            if int(line) == after:
+                break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        with pytest.raises(BadCache, match="is no cache yet, its build has not ended"):
+            Cache(folder)
+        known = journal.whole_lines(folder / "journal.jsonl")
+        assert 1 < len(known) <= after + 2
+        assert contents(built(folder)) == whole
+
+
+def test_a_second_builder_is_refused(tmp_path):
+    writer = Writer(tmp_path / "a.vgc", (8, 12), RECIPE)
+    with pytest.raises(BadCache, match="another process is building"):
+        Writer(tmp_path / "a.vgc", (8, 12), RECIPE)
+    writer.close()
+    with pytest.raises(BadCache, match="begun with another recipe"):
+        Writer(tmp_path / "a.vgc", (8, 16), RECIPE)
+    built(tmp_path / "a.vgc")
+    with pytest.raises(BadCache, match="is complete"):
+        Writer(tmp_path / "a.vgc", (8, 12), RECIPE)
+
+
+def test_damage_is_noticed(tmp_path):
+    folder = built(tmp_path / "a.vgc")
+    shard = folder / "shard-00000.u8"
+    whole = bytearray(shard.read_bytes())
+    whole[8 * 12 * 3 * 5 + 1] ^= 1  # the second clip
+    shard.write_bytes(whole)
+    found = Cache(folder)
+    assert [found.digest(clip) == digest for clip, digest in enumerate(found.column("sha256"))][:3] == [
+        True,
+        False,
+        True,
+    ]
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(BadCache, match=rf"shard-00000.u8 has {len(whole) - 1} of {len(whole)} bytes"):
+        Cache(folder)
+    shard.unlink()
+    with pytest.raises(BadCache, match=r"shard-00000.u8 is missing"):
+        Cache(folder)
+    (folder / "index.json").write_text("{")
+    with pytest.raises(BadCache, match=r"index.json is damaged"):
+        Cache(folder)
+
+
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+def test_parts_join_to_the_whole(tmp_path, storage):
+    whole = Cache(built(tmp_path / "whole.vgc", storage=storage))
+    parts = []
+    for i in range(3):
+        numbers = range(20 * i // 3, 20 * (i + 1) // 3)
+        parts.append(built(tmp_path / f"{i}.vgc", numbers, storage, RECIPE | {"part": f"{i + 1}/3"}))
+    join(tmp_path / "joined.vgc", [parts[2], parts[0], parts[1]])
+    joined = Cache(tmp_path / "joined.vgc")
+    assert joined.column("id") == whole.column("id")
+    for clip in range(len(whole)):
+        assert (joined.read(clip) == whole.read(clip)).all()
+    digests = [
+        json.loads((tmp_path / name / "build.json").read_bytes())["sha256"] for name in ("whole.vgc", "joined.vgc")
+    ]
+    assert digests[0] == digests[1]
+    rejected = [(tmp_path / name / "rejected.csv").read_bytes() for name in ("whole.vgc", "joined.vgc")]
+    assert rejected[0] == rejected[1]
+    with pytest.raises(BadCache, match="these are the parts 1/3, 2/3, wanted all of 1/2"):
+        join(tmp_path / "two.vgc", parts[:2])
+    with pytest.raises(BadCache, match="is there already"):
+        join(tmp_path / "joined.vgc", parts)
+    other = built(tmp_path / "other.vgc", range(3), storage, {"filter": "other", "part": "3/3"})
+    with pytest.raises(BadCache, match="by another recipe"):
+        join(tmp_path / "mixed.vgc", [parts[0], parts[1], other])

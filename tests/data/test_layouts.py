@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+
+from vgen_fast.data import bair, faceforensics, folder, kinetics, moving_mnist, sky, strips, tfrecord, tinyvideo, ucf101
+from vgen_fast.data.decode import Rejected, opened
+from vgen_fast.data.sources import NoDataSet, natural
+
+from . import layouts
+
+
+@pytest.mark.parametrize(
+    ("content", "crc"),
+    [
+        (b"", 0),
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(range(31, -1, -1)), 0x113FDB5C),
+    ],
+)
+def test_checksums_of_rfc_3720(content, crc):
+    assert tfrecord.crc32c(content) == crc
+
+
+@pytest.mark.parametrize("length", [255, 256, 257, 512, 767, 768, 5000, 12345])
+def test_checksums_of_many_lanes(length):
+    """Against one byte after the other."""
+    content = np.random.default_rng(length).bytes(length)
+    register = 0xFFFFFFFF
+    for byte in content:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    assert tfrecord.crc32c(content) == register ^ 0xFFFFFFFF
+
+
+def test_numbers_sort_as_numbers():
+    names = ["f10.png", "f9.png", "f1/2.png", "f1/10.png", "é2", "10", "2"]
+    assert sorted(names, key=natural) == ["2", "10", "f1/2.png", "f1/10.png", "f9.png", "f10.png", "é2"]
+
+
+def test_ucf101(tmp_path):
+    root = layouts.ucf101(tmp_path)
+    everything, train, test = (ucf101.index(root, split) for split in (None, "train1", "test1"))
+    assert everything.labels == {"class": ("ApplyEyeMakeup", "Billiards", "HandstandPushups")}
+    assert [len(listing.sources) for listing in (everything, train, test)] == [9, 6, 3]
+    assert [source.label for source in train.sources] == [0, 0, 1, 1, 2, 2]
+    assert train.sources[-1].path == "UCF-101/HandstandPushups/v_HandStandPushups_g25_c01.avi"
+    (root / test.sources[0].path).unlink()
+    assert ucf101.index(root, "test1").absent == 1
+    with pytest.raises(NoDataSet, match="train1 to train3"):
+        ucf101.index(root, "train4")
+    with pytest.raises(NoDataSet, match=r"has no ucfTrainTestlist/testlist02.txt"):
+        ucf101.index(root, "test2")
+
+
+def test_bair(tmp_path):
+    root = layouts.bair(tmp_path)
+    counts = {
+        split: len(bair.index(root, split).sources) for split in (None, "train", "test", "validation", "train-savp")
+    }
+    assert counts == {None: 5, "train": 5, "test": 2, "validation": 2, "train-savp": 3}
+    source = bair.index(root, "validation").sources[1]
+    assert (bair.frames(root / source.path, source.number) == layouts.push(11)).all()
+    assert (bair.frames(root / source.path, source.number, "image_main") == 255 - layouts.push(11)).all()
+    with opened(root / source.path) as file:
+        features = tfrecord.example(file, *tfrecord.offsets(file)[0])
+    assert features["29/action"].tolist() == [29, 30, 31, 32]
+    with pytest.raises(NoDataSet, match="not 'val'"):
+        bair.index(root, "val")
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [
+        (3, "damaged: the length of record 0"),
+        (9, "damaged: the length"),
+        (500, "damaged: the record at"),
+        (-2, "damaged: the record at"),
+    ],
+)
+def test_a_flipped_bit_of_a_record_is_noticed(tmp_path, at, reason):
+    path = layouts.bair(tmp_path) / "softmotion30_44k/test/traj_0_to_255.tfrecords"
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(Rejected, match=reason):
+        [bair.frames(path, n) for n in range(2)]
+
+
+def test_no_prefix_of_a_record_file_passes_for_a_whole_one(tmp_path):
+    path = tmp_path / "a.tfrecords"
+    whole = layouts.record(layouts.example({"a": b"xyz"})) + layouts.record(layouts.example({"b": np.arange(3)}))
+    second = len(layouts.record(layouts.example({"a": b"xyz"})))
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with opened(path) as file:
+            if length in (0, second):  # whole records, fewer of them: nothing in the file tells
+                assert len(tfrecord.offsets(file)) == (length == second)
+                continue
+            with pytest.raises(Rejected, match="truncated"):
+                tfrecord.offsets(file)
+    path.write_bytes(whole)
+    with opened(path) as file:
+        first, last = (tfrecord.example(file, *place) for place in tfrecord.offsets(file))
+    assert first == {"a": [b"xyz"]}
+    assert last["b"].tolist() == [0, 1, 2]
+
+
+def test_mutated_examples_are_parsed_or_refused():
+    whole = layouts.example({"a": b"xyz" * 5, "b": np.arange(300), "c": np.ones(3, np.float32)})
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(5000):
+        content = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            content[rng.integers(len(content))] = rng.integers(256)
+        try:
+            tfrecord.parse(memoryview(bytes(content)))
+        except Rejected:
+            refused += 1
+    assert 500 < refused < 5000
+
+
+def test_sky(tmp_path):
+    root = layouts.sky(tmp_path)
+    assert [source.path.split("/")[-1] for source in sky.index(root).sources] == ["1", "2", "10"]
+    assert len(sky.index(root, "test").sources) == 1
+    with pytest.raises(NoDataSet, match="not 'val'"):
+        sky.index(root, "val")
+
+
+def test_tinyvideo(tmp_path):
+    listing = tinyvideo.index(layouts.golf(tmp_path))
+    assert len(listing.sources) == 3
+    assert listing.absent == 1
+    (tmp_path / "labelled.txt").write_text("frames-stable-many/g0/0000.jpg 3\n")
+    assert tinyvideo.index(tmp_path, "labelled").sources[0].label == 2
+    with pytest.raises(NoDataSet, match=r"one list of clips: it has golf.txt, labelled.txt"):
+        tinyvideo.index(tmp_path)
+    (tmp_path / "bad.txt").write_text("../../etc/passwd.jpg\n")
+    with pytest.raises(NoDataSet, match="no picture below the list"):
+        tinyvideo.index(tmp_path, "bad")
+
+
+def test_kinetics(tmp_path):
+    listing = kinetics.index(layouts.kinetics(tmp_path))
+    assert listing.labels == {"class": ("air drumming", "riding a bike, fast")}
+    assert [(source.name, source.label) for source in listing.sources] == [
+        ("---v8pgm1eQ_000003_000013", 1),
+        ("-0abcdefghi_000100_000110", 0),
+    ]
+    assert listing.absent == 1
+
+
+def test_faceforensics(tmp_path):
+    root = layouts.faceforensics(tmp_path)
+    assert [source.name for source in faceforensics.index(root).sources] == ["000", "003", "071"]
+    assert [source.name for source in faceforensics.index(root, "train").sources] == ["000", "003"]
+    assert faceforensics.index(root, "val").absent == 1
+    layouts.film(tmp_path / "v1/test/original/abc.avi")
+    layouts.film(tmp_path / "v1/test/altered/abc.avi")
+    (source,) = faceforensics.index(tmp_path / "v1").sources
+    assert (source.path, source.split) == ("test/original/abc.avi", "test")
+
+
+def test_moving_mnist(tmp_path):
+    root = layouts.moving_mnist(tmp_path)
+    videos = np.load(root / "mnist_test_seq.npy")
+    sources = moving_mnist.index(root).sources
+    assert len(sources) == 7
+    assert (moving_mnist.frames(root / sources[3].path, 3) == videos[:, 3, :, :, None]).all()
+    np.save(root / "mnist_test_seq.npy", np.array([{}], dtype=object))
+    with pytest.raises(Rejected, match="format"):
+        moving_mnist.index(root)
+
+
+def test_folders(tmp_path):
+    layouts.film(tmp_path / "films/cat/2.mp4", codec="libx264", options={})
+    layouts.film(tmp_path / "films/cat/10.avi")
+    layouts.film(tmp_path / "films/dog/1.avi")
+    listing = folder.index(tmp_path / "films")
+    assert [(source.path, source.label) for source in listing.sources] == [
+        ("cat/2.mp4", 0),
+        ("cat/10.avi", 0),
+        ("dog/1.avi", 1),
+    ]
+    root = layouts.sky(tmp_path / "sky")
+    assert len(folder.index(root / "sky_train").sources) == 3
+    assert len(folder.single(root / "sky_test").sources) == 40
+    with pytest.raises(NoDataSet, match="neither films"):
+        folder.index(tmp_path / "sky/sky_test/NRP0fGXyvDU/1")
+    assert strips.index(layouts.golf(tmp_path / "golf")).labels == {"class": ("frames-stable-many",)}

@@ -1,0 +1,259 @@
+"""`python -m vgen_fast data build | info | check | preview | merge`: caches of clips from published data sets."""
+
+import sys
+import time
+from collections import Counter
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from shutil import disk_usage
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from .. import __version__
+from ..config import Settings
+from ..options import Refused, changed, help_text, options_of, parse, refuse
+from ..train import report
+from . import bair, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
+from .build import ingest
+from .cache import BadCache, Cache, Writer, join
+from .decode import TooMuchBadData
+from .pool import Pool
+from .resize import Fit
+from .sources import Index, Listing, NoDataSet
+
+PROGRAM = "python -m vgen_fast data"
+BAD_DATA = 65
+LAYOUTS: dict[str, Index] = {
+    "folder": folder.index,
+    "pictures": folder.single,
+    "strips": strips.index,
+    "ucf101": ucf101.index,
+    "kinetics": kinetics.index,
+    "bair": bair.index,
+    "sky": sky.index,
+    "tinyvideo": tinyvideo.index,
+    "faceforensics": faceforensics.index,
+    "moving-mnist": moving_mnist.index,
+}
+BUILD_EXAMPLES = """examples:
+  python -m vgen_fast data build my.vgc --root my_films --dry-run
+  python -m vgen_fast data build my.vgc --root my_films --size 64 64 --fps 8
+  python -m vgen_fast data build ucf.vgc --layout ucf101 --root /data --split train1 --size 128 128 --fps 25 \\
+      --take central --frames 32 --short repeat
+  python -m vgen_fast data build tgan.vgc --layout ucf101 --root /data --split train1 --stretch 64 85 --size 64 64
+  python -m vgen_fast data build bair.vgc --layout bair --root /data/bair --split train
+  python -m vgen_fast.train --data my.vgc"""
+
+
+class Build(Settings):
+    root: str
+    """The folder of the data set, as it is published."""
+    layout: Literal[tuple(LAYOUTS)] = "folder"
+    """How it is laid out; a folder is films, or folders of pictures, in folders that are classes, if there are any."""
+    split: str | None = None
+    """The part of it, by the name that its documentation gives it; see docs/data.md."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width of what is kept."""
+    resize: Literal["shorter", "none"] = "shorter"
+    """What happens before the middle is cut out: the shorter side is made to fit, or nothing."""
+    stretch: tuple[int, int] | None = None
+    """Height and width that pictures are stretched to instead, before the middle is cut out."""
+    fps: float | None = Field(None, gt=0)
+    """Frames a second, each the nearest in time; without it all frames are kept."""
+    take: Literal["all", "central", "groups"] = "all"
+    """Which frames: all, the central --frames, or groups of --frames one after the other."""
+    frames: int | None = Field(None, gt=0)
+    """Of a clip; with all, the fewest that a clip must have."""
+    short: Literal["reject", "repeat"] = "reject"
+    """What becomes of videos of fewer frames: rejected, or their last frame repeated."""
+    storage: Literal["auto", "raw", "jpeg"] = "auto"
+    """Bytes as they are, or JPEGs of the best quality: a tenth of the disk, a twentieth of the speed."""
+    workers: int = Field(2, gt=0)
+    """Processes that read."""
+    limit: int | None = Field(None, gt=0)
+    """Only so many videos, evenly spread."""
+    part: str | None = Field(None, pattern=r"\d+/\d+")
+    """i/n: the i-th of n parts, counted from 1, for n machines; `merge` joins them."""
+    bad: float = Field(0.05, ge=0, le=1)
+    """The share of videos that may be bad; more, and the build ends with code 65."""
+    dry_run: bool = False
+    """Read a few videos and tell what a build would take."""
+
+
+def main(argv: list[str]) -> int:
+    verbs = {"build": build, "info": info, "check": check, "preview": preview, "merge": merge}
+    if not argv or argv[0] in ("--help", "-h"):
+        report.show(f"{__doc__}\n\n{HELP}")
+        return 0 if argv else 2
+    verb, *words = argv
+    try:
+        if verb not in verbs:
+            refuse(f"there is no data verb {verb!r}: {', '.join(verbs)}")
+        return verbs[verb](words)
+    except (Refused, BadCache, NoDataSet) as error:
+        report.complain(str(error))
+        return 2
+    except TooMuchBadData as error:
+        report.complain(str(error))
+        return BAD_DATA
+
+
+HELP = """verbs:
+  build    NAME.vgc --root FOLDER    a cache from a data set as it is published; again, it goes on where it stopped
+  info     NAME.vgc                  what is in it
+  check    NAME.vgc                  whether every byte of it is what was built
+  preview  NAME.vgc [OUT.mp4]        25 of its clips, side by side
+  merge    OUT.vgc PART.vgc ...      parts that were built on several machines
+
+`build --help` lists its options."""
+
+
+def build(words: list[str]) -> int:
+    options = list(options_of(Build(root=".")))
+    if "--help" in words or not words or words[0].startswith("-"):
+        intro = "A cache of clips, NAME.vgc, from a data set as it is published."
+        report.show(help_text(f"{PROGRAM} build NAME.vgc --root FOLDER [options]", intro, options, BUILD_EXAMPLES))
+        return 0 if "--help" in words else 2
+    target, values = Path(words[0]), parse(words[1:], options)
+    if ("root",) not in values:
+        refuse("build: --root FOLDER says where the data set is")
+    command = changed(Build(root="."), values)
+    root, recipe = Path(command.root), recipe_of(command)
+    if not root.is_dir():
+        refuse(f"--root {root} is no folder")
+    listing = chosen(LAYOUTS[command.layout](root, command.split), command)
+    with Pool(command.workers) as pool:
+        storage = command.storage
+        if command.dry_run or storage == "auto":
+            expected = ingest.estimate(root, listing, recipe, pool)
+            tell(expected, listing, command.workers)
+            if command.dry_run:
+                return 0
+            free = disk_usage(target.absolute().parent).free
+            storage = "raw" if expected.bytes["raw"] < 0.8 * free else "jpeg"
+            report.show(f"storage: {storage} ({free / 1e9:.1f} GB are free)")
+        facts = {"layout": command.layout, "split": command.split, "limit": command.limit, "part": command.part}
+        writer = Writer(target, command.size, {**facts, **recipe.to_json()}, storage)
+        try:
+            if writer.done:
+                report.show(f"going on: {len(writer.done)} of {len(listing.sources)} videos are done")
+            reasons = ingest.build(writer, root, listing, recipe, pool, command.workers, command.bad, Progress(listing))
+            versions = {"vgen_fast": __version__, "numpy": np.__version__, "av": version("av")}
+            writer.finish(listing.labels, {"versions": versions, "absent": listing.absent, "rejected": dict(reasons)})
+        finally:
+            writer.close()
+    return info([str(target)])
+
+
+def recipe_of(command: Build) -> ingest.Recipe:
+    if command.take != "all" and command.frames is None:
+        refuse(f"--take {command.take} needs --frames")
+    shorter = min(command.size) if command.resize == "shorter" and not command.stretch else None
+    fit = Fit(shorter=shorter, stretch=command.stretch, crop=command.size)
+    fps = None if command.fps is None else Fraction(command.fps).limit_denominator(1001)
+    return ingest.Recipe(fit, fps, command.take, command.frames, command.short)
+
+
+def chosen(listing: Listing, command: Build) -> Listing:
+    """The part and the number that are asked for."""
+    sources = listing.sources
+    if command.part:
+        part, parts = map(int, command.part.split("/"))
+        if not 1 <= part <= parts:
+            refuse(f"--part {command.part}: parts are 1/{parts} to {parts}/{parts}")
+        sources = sources[len(sources) * (part - 1) // parts : len(sources) * part // parts]
+    if command.limit and command.limit < len(sources):
+        sources = tuple(sources[i * len(sources) // command.limit] for i in range(command.limit))
+    return Listing(sources, listing.labels, listing.absent, listing.fps)
+
+
+def tell(expected: ingest.Estimate, listing: Listing, workers: int) -> None:
+    absent = f", {listing.absent} more are listed and absent" if listing.absent else ""
+    time_it_takes = report.duration(expected.seconds / workers)
+    report.show(
+        f"{len(listing.sources)} videos{absent}; of {expected.tried} tried, {expected.rejected} were rejected\n"
+        f"about {expected.clips:.0f} clips, {expected.frames:.0f} frames in all, in {time_it_takes}: "
+        f"{expected.bytes['raw'] / 1e9:.2f} GB raw, {expected.bytes['jpeg'] / 1e9:.2f} GB as JPEGs"
+    )
+
+
+class Progress:
+    """A line every second on a terminal, every ten elsewhere."""
+
+    def __init__(self, listing: Listing):
+        self.count, self.first, self.began = len(listing.sources), None, time.monotonic()
+        self.every, self.last = (1 if sys.stderr.isatty() else 10), time.monotonic()
+
+    def __call__(self, done: int, bad: int) -> None:
+        now = time.monotonic()
+        self.first = done - 1 if self.first is None else self.first
+        if now - self.last < self.every and done < self.count:
+            return
+        self.last = now
+        left = (now - self.began) / (done - self.first) * (self.count - done)
+        report.show(
+            f"{100 * done // self.count:3}%  {report.duration(left)} left  {done} of {self.count} videos  {bad} bad"
+        )
+
+
+def info(words: list[str]) -> int:
+    (path,) = arguments("info", words, "NAME.vgc")
+    cache = Cache(Path(path))
+    size = sum(file.stat().st_size for file in cache.folder.iterdir())
+    lines = [
+        f"{path}: {len(cache)} clips, {cache.frames.sum()} frames of {cache.size[0]}x{cache.size[1]}, "
+        f"{cache.storage}, {size / 1e6:.1f} MB"
+    ]
+    counts, edges = np.histogram(cache.frames, bins=min(8, len(np.unique(cache.frames))) or 1)
+    lines += ["frames of a clip:"]
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        lines.append(f"  {np.ceil(low):6.0f} to {np.floor(high):6.0f}  {count:8}  {'#' * (40 * count // counts.max())}")
+    for name in sorted(set(cache.split.tolist()) - {""}):
+        lines.append(f"split {name}: {(cache.split == name).sum()} clips")
+    for label, values in cache.labels.items():
+        lines.append(f"{label}:")
+        numbers = Counter(cache.label.tolist())
+        lines += [f"  {value:24} {numbers[i]:8}" for i, value in enumerate(values)]
+    report.show("\n".join(lines))
+    return 0
+
+
+def check(words: list[str]) -> int:
+    (path,) = arguments("check", words, "NAME.vgc")
+    cache = Cache(Path(path))
+    names, digests = cache.column("id"), cache.column("sha256")
+    wrong = [clip for clip, digest in enumerate(digests) if cache.digest(clip) != digest]
+    for clip in wrong[:20]:
+        report.complain(f"{path}: clip {clip}, {names[clip]}, is not what was built")
+    report.show(f"{len(cache) - len(wrong)} of {len(cache)} clips are whole")
+    return 1 if wrong else 0
+
+
+def preview(words: list[str]) -> int:
+    path, *rest = arguments("preview", words, "NAME.vgc", "OUT.mp4", least=1)
+    cache, out = Cache(Path(path)), Path(rest[0] if rest else Path(path).stem + ".mp4")
+    shown = np.linspace(0, len(cache) - 1, min(25, len(cache))).astype(int)
+    length = min(64, int(cache.frames[shown].max()))
+    videos = np.stack([cache.read(clip, np.arange(length) % cache.frames[clip]) for clip in shown])
+    write.mp4(out, write.grid(videos, 5), fps=25)
+    report.show(f"{out}: {len(shown)} of {len(cache)} clips")
+    return 0
+
+
+def merge(words: list[str]) -> int:
+    target, *parts = arguments("merge", words, "OUT.vgc", "PART.vgc ...", least=2, most=10_000)
+    join(Path(target), [Path(part) for part in parts])
+    return info([target])
+
+
+def arguments(verb: str, words: list[str], *names: str, least: int | None = None, most: int | None = None) -> list[str]:
+    if not (least or len(names)) <= len(words) <= (most or len(names)) or any(word.startswith("-") for word in words):
+        refuse(f"{PROGRAM} {verb} {' '.join(names)}: these and nothing else")
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

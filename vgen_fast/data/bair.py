@@ -1,0 +1,54 @@
+"""BAIR robot pushing, small: 43,264 + 256 videos of 30 frames of 64x64, raw in TFRecords.
+
+    softmotion30_44k/{train,test}/traj_<a>_to_<b>.tfrecords    at most 256 records each
+    <i>/image_aux1/encoded    64*64*3 bytes of RGB, for i from 0 to 29; image_main is the other camera
+
+"train" and "test" are the published parts; "validation" is train/traj_256_to_511, as SAVP has it, and is left out of
+"train-savp". The view is the auxiliary camera, which most work shows. Actions are not kept.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from . import tfrecord
+from .decode import Rejected, opened
+from .sources import Listing, NoDataSet, Source, below, wanted
+
+VIEW, SIDE, FRAMES, FPS = "image_aux1", 64, 30, 15.0
+VALIDATION = "traj_256_to_511"
+
+
+def index(root: Path, split: str | None = None) -> Listing:
+    folder = wanted(root, "softmotion30_44k", "train")
+    folder = folder if folder.name != "train" else root
+    part = {None: "train", "train-savp": "train", "validation": "train"}.get(split, split)
+    if part not in ("train", "test"):
+        raise NoDataSet(f"BAIR has the splits train, test, validation and train-savp, not {split!r}")
+    found = []
+    for path in below(root, wanted(folder, part), (".tfrecords",)):
+        stem = Path(path).stem
+        if (split == "validation" and stem != VALIDATION) or (split == "train-savp" and stem == VALIDATION):
+            continue
+        with opened(root / path) as file:
+            count = len(tfrecord.offsets(file))
+        found += [Source(f"{part}/{stem}/{n}", path, "record", n, split=split or part) for n in range(count)]
+    if not found:
+        raise NoDataSet(f"{folder} has no records of the split {split!r}")
+    return Listing(tuple(found), fps=FPS)
+
+
+def frames(path: Path, number: int, view: str = VIEW) -> np.ndarray:
+    """uint8 [30, 64, 64, 3] of a record."""
+    with opened(path) as file:
+        places = tfrecord.offsets(file)
+        if number >= len(places):
+            raise Rejected("truncated", f"{len(places)} records, wanted number {number}")
+        features = tfrecord.example(file, *places[number])
+    found = []
+    for i in range(FRAMES):
+        content = b"".join(features.get(f"{i}/{view}/encoded", []))
+        if len(content) != SIDE * SIDE * 3:
+            raise Rejected("damaged", f"frame {i} of record {number} has {len(content)} bytes, not {SIDE * SIDE * 3}")
+        found.append(np.frombuffer(content, np.uint8).reshape(SIDE, SIDE, 3))
+    return np.stack(found)

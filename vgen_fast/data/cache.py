@@ -1,0 +1,378 @@
+"""NAME.vgc: clips as they are trained on, in a folder that anybody can read with numpy and zipfile.
+
+    shard-00000.u8    frames of clip after clip, uint8 [frames, height, width, 3]
+    shard-00000.zip   or: 000000001/00016.jpg, frame 16 of clip 1 counted from 0, JPEG at 4:4:4, stored
+    index.json        the clips, a list for each of their properties, and the names of labels
+    build.json        how it was built: the whole recipe, versions, the digest of all clips
+    rejected.csv      sources that gave no clips, and why
+    journal.jsonl     only while it is being built: a line for each source that is done
+
+A clip's digest is that of its frames as they are kept. A source is in the journal once its frames are on the disk; what
+was written after that is cut off when the build goes on.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+
+from . import journal
+from .sources import natural
+
+FORMAT = 1
+Storage = Literal["raw", "jpeg"]
+SUFFIX = {"raw": "u8", "jpeg": "zip"}
+COMMIT_BYTES = 64 << 20  # between two writings of the journal, and a source more
+SHARD_BYTES = {"raw": 1 << 30, "jpeg": 0}  # a shard is full with these; a zip is closed, and so full, at each commit
+
+
+class BadCache(ValueError):
+    """A folder that is no cache, or not a whole one; the text says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What the index tells of one, beside its place and digest."""
+
+    id: str
+    fps: float | None = None
+    label: int | None = None
+    split: str | None = None
+    source: str | None = None  # the file below the data set's folder
+    crop: tuple[int, int, int, int] | None = None  # top, left, height, width in the upright source
+    scores: dict[str, float] = field(default_factory=dict)  # what a builder measured of it
+
+
+PROPERTIES = [*(name for name in Clip.__dataclass_fields__), "shard", "first", "frames", "sha256"]
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+class Writer:
+    """Builds a cache, or goes on with one that was interrupted: `done` tells the sources that need no second look."""
+
+    def __init__(self, folder: Path, size: tuple[int, int], recipe: dict, storage: Storage = "raw", quality: int = 2):
+        self.folder, self.size, self.storage, self.quality = folder, size, storage, quality
+        self.head = json.loads(json.dumps({"format": FORMAT, "size": size, "storage": storage, "recipe": recipe}))
+        self.pending, self.pending_bytes, self.file, self.zip, self.lines = [], 0, None, None, None
+        if (folder / "index.json").exists():
+            raise BadCache(f"{folder} is complete; build another one, or remove it first")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin()
+        except BlockingIOError as error:
+            self.close()
+            raise BadCache(f"another process is building {folder}") from error
+        except BadCache:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        self.journal = self.folder / "journal.jsonl"
+        journal.cut_torn_line(self.journal)
+        lines = journal.whole_lines(self.journal)
+        if lines and lines[0] != self.head:
+            raise BadCache(f"{self.folder} was begun with another recipe: remove it, or build it as it was begun")
+        self.records = lines[1:]
+        self.done = {line["source"] for line in self.records}
+        self.num_clips = sum(len(line["clips"]) for line in self.records)
+        self.shard, self.written = (self.records[-1]["shard"], self.records[-1]["written"]) if self.records else (0, 0)
+        self._cut_off(self.folder / name_of(self.shard, self.storage))
+        self.lines = open(self.journal, "ab", buffering=0)  # noqa: SIM115
+        if not lines:
+            self.lines.write(json.dumps(self.head).encode() + b"\n")
+
+    def _cut_off(self, current: Path) -> None:
+        """What no line of the journal knows."""
+        for path in self.folder.glob("shard-*"):
+            if path.name > current.name or (path == current and not self.written):
+                path.unlink()
+        if self.written:
+            length = current.stat().st_size if current.exists() else 0
+            if length < self.written:
+                raise BadCache(f"{current} has {length} of the {self.written} bytes that the journal knows")
+            os.truncate(current, self.written)
+
+    def close(self) -> None:
+        """Stops; what was added since the last commit is forgotten."""
+        for file in (self.zip, self.file, self.lines):
+            if file:
+                file.close()
+        if self.lock is not None:
+            os.close(self.lock)
+        self.zip = self.file = self.lines = self.lock = None
+
+    def add(
+        self, source: str, clips: Sequence[tuple[Clip, np.ndarray]], rejected: tuple[str, str] | None = None
+    ) -> None:
+        """All clips of a source, uint8 [T, H, W, 3] each; reason and text where it is rejected."""
+        entries = []
+        for clip, frames in clips:
+            if frames.dtype != np.uint8 or frames.shape[1:] != (*self.size, 3):
+                raise ValueError(f"{clip.id}: {frames.dtype} {frames.shape}, wanted uint8 [T, {self.size}, 3]")
+            if self.file is None:
+                raw = self.storage == "raw"
+                self.file = open(self.folder / name_of(self.shard, self.storage), "ab" if raw else "wb")  # noqa: SIM115
+                self.zip = None if raw else zipfile.ZipFile(self.file, "w")
+            place = self._append_jpeg(frames) if self.zip else self._append_raw(frames)
+            entries.append({**asdict(clip), "shard": self.shard, "frames": len(frames), **place})
+            self.num_clips += 1
+        self.pending.append({"source": source, "clips": entries, "rejected": rejected})
+        if self.pending_bytes >= COMMIT_BYTES:
+            self.commit()
+
+    def _append_raw(self, frames: np.ndarray) -> dict:
+        content = np.ascontiguousarray(frames).data
+        first = (self.written + self.pending_bytes) // frames[0].nbytes
+        self.file.write(content)
+        self.pending_bytes += content.nbytes
+        return {"first": first, "sha256": hashlib.sha256(content).hexdigest()}
+
+    def _append_jpeg(self, frames: np.ndarray) -> dict:
+        digest = hashlib.sha256()
+        for i, content in enumerate(to_jpegs(frames, self.quality)):
+            self.zip.writestr(zipfile.ZipInfo(jpeg_name(self.num_clips, i)), content)  # with no time: the same bytes
+            self.pending_bytes += len(content)
+            digest.update(content)
+        return {"first": self.num_clips, "sha256": digest.hexdigest()}
+
+    def commit(self) -> None:
+        """Everything so far goes to the disk, and then into the journal."""
+        if self.file:
+            if self.zip:
+                self.zip.close()  # writes its directory
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.written = self.file.tell()
+            if self.written >= SHARD_BYTES[self.storage]:
+                self.file.close()
+                self.file, self.shard, self.written = None, self.shard + 1, 0
+        after = {"shard": self.shard, "written": self.written}
+        self.lines.write(b"".join(json.dumps(record | after).encode() + b"\n" for record in self.pending))
+        os.fsync(self.lines.fileno())
+        self.records += self.pending
+        self.pending, self.pending_bytes = [], 0
+
+    def finish(self, labels: dict[str, Sequence[str]], facts: dict) -> None:
+        """Writes the index and the rest; from then on the folder is a cache. `labels`: the values of each label."""
+        self.commit()
+        entries = [entry for record in self.records for entry in record["clips"]]
+        clips = {name: [entry[name] for entry in entries] for name in PROPERTIES}
+        rejected = [(record["source"], *record["rejected"]) for record in self.records if record["rejected"]]
+        write_tables(self.folder, self.storage, self.size, labels, clips, rejected, self.head["recipe"], facts)
+        self.journal.unlink()
+        self.close()
+
+
+def write_tables(
+    folder: Path,
+    storage: Storage,
+    size: tuple[int, int],
+    labels: dict[str, Sequence[str]],
+    clips: dict[str, list],
+    rejected: Sequence[Sequence[str]],
+    recipe: dict,
+    facts: dict,
+) -> None:
+    """Everything but the shards, and last the index, which makes the folder a cache."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(("source", "reason", "text"))
+    rows.writerows(rejected)
+    (folder / "rejected.csv").write_text(text.getvalue())
+    digest = hashlib.sha256("".join(clips["sha256"]).encode()).hexdigest()
+    build = {"format": FORMAT, "recipe": recipe, **facts, "sha256": digest}
+    (folder / "build.json").write_text(json.dumps(build, indent=1) + "\n")
+    names = {name: list(values) for name, values in labels.items()}
+    index = {"format": FORMAT, "storage": storage, "height": size[0], "width": size[1], "labels": names, "clips": clips}
+    partial = folder / "index.json.partial"
+    partial.unlink(missing_ok=True)
+    journal.write_durably(partial, json.dumps(index).encode())
+    os.replace(partial, folder / "index.json")
+    journal.sync_folder(folder)
+
+
+def join(target: Path, parts: Sequence[Path]) -> None:
+    """One cache of parts that were built on several machines; shards are linked where that is possible, else copied."""
+    if target.exists():
+        raise BadCache(f"{target} is there already")
+    indices = [read_index(part) for part in parts]
+    builds = [json.loads((part / "build.json").read_bytes()) for part in parts]
+    order = sorted(range(len(parts)), key=lambda i: natural(str(builds[i]["recipe"].get("part"))))
+    first = order[0]
+    alike = [
+        (i["storage"], i["height"], i["width"], i["labels"], b["recipe"] | {"part": None})
+        for i, b in zip(indices, builds, strict=True)
+    ]
+    for part, one in zip(parts, alike, strict=True):
+        if one != alike[first]:
+            raise BadCache(f"{part} was built by another recipe than {parts[first]}")
+    named = [builds[i]["recipe"].get("part") for i in order]
+    if named != [f"{i + 1}/{len(parts)}" for i in range(len(parts))]:
+        raise BadCache(
+            f"these are the parts {', '.join(map(str, named))}, wanted all of 1/{len(parts)} and so on, once each"
+        )
+    partial = target.with_name(target.name + ".partial")
+    partial.mkdir()
+    clips, rejected, absent, shards = {name: [] for name in PROPERTIES}, [], 0, 0
+    storage = indices[first]["storage"]
+    for i in order:
+        mine = indices[i]["clips"]
+        numbers = sorted(set(mine["shard"]))
+        for number in numbers:
+            link_or_copy(
+                parts[i] / name_of(number, storage), partial / name_of(shards + numbers.index(number), storage)
+            )
+        for name in PROPERTIES:
+            clips[name] += [shards + numbers.index(n) for n in mine[name]] if name == "shard" else mine[name]
+        shards, absent = shards + len(numbers), max(absent, builds[i].get("absent", 0))
+        with open(parts[i] / "rejected.csv", newline="") as file:
+            rejected += list(csv.reader(file))[1:]
+    size = indices[first]["height"], indices[first]["width"]
+    counted = dict(Counter(reason for _, reason, _ in rejected))
+    facts = {"versions": builds[first]["versions"], "absent": absent, "rejected": counted}
+    write_tables(partial, storage, size, indices[first]["labels"], clips, rejected, alike[first][-1], facts)
+    os.replace(partial, target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def name_of(shard: int, storage: Storage) -> str:
+    return f"shard-{shard:05}.{SUFFIX[storage]}"
+
+
+def jpeg_name(clip: int, frame: int) -> str:
+    return f"{clip:09}/{frame:05}.jpg"
+
+
+def to_jpegs(frames: np.ndarray, quality: int) -> Iterator[bytes]:
+    """`quality` is FFmpeg's scale: 2 is the best, 31 the worst. No colour is subsampled."""
+    coder = av.CodecContext.create("mjpeg", "w")
+    coder.height, coder.width, coder.pix_fmt = *frames.shape[1:3], "yuvj444p"
+    coder.time_base, coder.options = Fraction(1, 25), {"qmin": str(quality), "qmax": str(quality)}
+    for frame in frames:
+        (packet,) = coder.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuvj444p"))
+        yield bytes(packet)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_index(folder: Path) -> dict:
+    try:
+        index = json.loads((folder / "index.json").read_bytes())
+    except FileNotFoundError as error:
+        begun = " yet, its build has not ended" if (folder / "journal.jsonl").exists() else ""
+        raise BadCache(f"{folder} is no cache{begun}: it has no index.json") from error
+    except ValueError as error:
+        raise BadCache(f"{folder}: index.json is damaged: {error}") from error
+    if index.get("format") != FORMAT:
+        raise BadCache(f"{folder} has the format {index.get('format')}, this version reads {FORMAT}")
+    return index
+
+
+class Cache:
+    """Clips by number. The index is a few arrays, whatever the number of clips; shards are mapped, not read."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        index = read_index(self.folder)
+        self.storage, self.size = index["storage"], (index["height"], index["width"])
+        self.labels = {name: tuple(values) for name, values in index["labels"].items()}
+        clips = index["clips"]
+        self.shard, self.first, self.frames = (np.array(clips[n], dtype=np.int64) for n in ("shard", "first", "frames"))
+        self.label = np.array([-1 if label is None else label for label in clips["label"]], dtype=np.int64)
+        self.split = np.array([split or "" for split in clips["split"]])
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        """A mapped file that is shorter than its index says would end the process where it is read."""
+        for shard in np.unique(self.shard).tolist():
+            path = self.folder / name_of(shard, self.storage)
+            length = path.stat().st_size if path.exists() else -1
+            mine = self.shard == shard
+            wanted = (
+                int((self.first[mine] + self.frames[mine]).max()) * self.frame_bytes if self.storage == "raw" else 0
+            )
+            if length < wanted:
+                raise BadCache(f"{path} is missing" if length < 0 else f"{path} has {length} of {wanted} bytes")
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.size[0] * self.size[1] * 3
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, clip: int, frames: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """uint8 [T, H, W, 3] of these frames of a clip; of a raw cache and a slice, a view of the mapped file."""
+        shard = self._shard(int(self.shard[clip]))
+        if self.storage == "raw":
+            first = self.first[clip]
+            return shard[first : first + self.frames[clip]][frames]
+        chosen = np.arange(self.frames[clip])[frames].tolist()
+        return from_jpegs([shard.read(jpeg_name(self.first[clip], i)) for i in chosen], self.size)
+
+    def column(self, name: str) -> list:
+        """A property of every clip, read anew: loaders need few of them."""
+        return read_index(self.folder)["clips"][name]
+
+    def digest(self, clip: int) -> str | None:
+        """Of the clip's bytes as they are now; None where they cannot be read."""
+        shard = self._shard(int(self.shard[clip]))
+        if self.storage == "raw":
+            return hashlib.sha256(self.read(clip).data).hexdigest()
+        found = hashlib.sha256()
+        try:
+            for i in range(self.frames[clip]):
+                found.update(shard.read(jpeg_name(self.first[clip], i)))
+        except (zipfile.BadZipFile, KeyError):
+            return None
+        return found.hexdigest()
+
+    def _shard(self, number: int) -> np.ndarray | zipfile.ZipFile:
+        """Opened once in each process: a file that two of them share has one place for both."""
+        if self._process != os.getpid():
+            self._process, self._open = os.getpid(), {}
+        if number not in self._open:
+            path = self.folder / name_of(number, self.storage)
+            self._open[number] = (
+                np.memmap(path, np.uint8, "r").reshape(-1, *self.size, 3)
+                if self.storage == "raw"
+                else zipfile.ZipFile(path)
+            )
+        return self._open[number]
+
+    _process, _open = 0, None
+
+
+def from_jpegs(contents: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
+    coder = av.CodecContext.create("mjpeg", "r")
+    coder.thread_count = 1
+    reformatter = av.video.reformatter.VideoReformatter()
+    frames = np.empty((len(contents), *size, 3), np.uint8)
+    for frame, content in zip(frames, contents, strict=True):
+        (picture,) = coder.decode(av.Packet(content))
+        frame[:] = reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+    return frames

@@ -1,0 +1,31 @@
+"""FaceForensics++ and FaceForensics: faces of news readers, original and altered.
+
+    ++   original_sequences/youtube/<compression>/videos/<000 to 999>.mp4
+         manipulated_sequences/<method>/<compression>/videos/<target>_<source>.mp4
+         {train,val,test}.json    pairs of the numbers of originals
+    1    {train,val,test}/{original,altered,mask}/*.avi
+
+The originals are taken, of ++ in the best compression that is there: raw or c0, c23, c40.
+"""
+
+import json
+from pathlib import Path
+
+from .sources import FILMS, Listing, NoDataSet, Source, below, wanted
+
+
+def index(root: Path, split: str | None = None) -> Listing:
+    if not (root / "original_sequences").exists():
+        parts = [split] if split else [name for name in ("train", "val", "test") if (root / name).is_dir()]
+        if not parts:
+            raise NoDataSet(f"{root} has neither original_sequences nor train, val and test")
+        paths = [(path, part) for part in parts for path in below(root, wanted(root, f"{part}/original"), FILMS)]
+        return Listing(tuple(Source(f"{part}/{Path(path).stem}", path, split=part) for path, part in paths))
+    folder = wanted(root, *(f"original_sequences/youtube/{c}/videos" for c in ("raw", "c0", "c23", "c40")))
+    paths = {Path(path).stem: path for path in below(root, folder, FILMS)}
+    names = sorted(paths)
+    if split:
+        pairs = json.loads(wanted(root, f"{split}.json", f"splits/{split}.json").read_text())
+        names = sorted({name for pair in pairs for name in pair})
+    there = [name for name in names if name in paths]
+    return Listing(tuple(Source(name, paths[name], split=split) for name in there), absent=len(names) - len(there))

@@ -1,0 +1,64 @@
+"""Clips of a cache for the training loop. Batch and item are functions of (seed, position): nothing else is remembered.
+
+Every clip comes once each time round, in an order drawn anew; its window, stride and mirroring are drawn for its
+position. So the order depends neither on processes and threads nor on where a run was resumed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import clips, transforms
+from .cache import BadCache, Cache
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which frames of a clip are shown."""
+
+    frames: int
+    strides: tuple[int, int] = (1, 1)  # the least and the most frames from one to the next
+    mirror: bool = False  # every second clip, left to right
+    short: str = "refuse"  # or "repeat": the last frame of clips that are too short
+
+
+class CachedClips:
+    """Batches for the loop: video uint8 [B, 3, T, H, W], labels [B, 1]."""
+
+    def __init__(self, cache: Cache, window: Window, seed: int, split: str | None = None):
+        self.cache, self.window, self.seed = cache, window, seed
+        self.labels = cache.labels
+        self.chosen = np.flatnonzero(np.ones(len(cache), bool) if split is None else cache.split == split)
+        if not len(self.chosen):
+            raise BadCache(f"{cache.folder} has no clips" + ("" if split is None else f" of the split {split!r}"))
+        shortest = int(cache.frames[self.chosen].min())
+        needed = 1 if window.short == "repeat" else (window.frames - 1) * window.strides[0] + 1
+        if shortest < needed:
+            raise BadCache(f"{cache.folder} has clips of {shortest} frames, {needed} are needed")
+
+    def clip(self, position: int) -> tuple[np.ndarray, int]:
+        """Frames uint8 [T, H, W, 3], a view where that is possible, and the label."""
+        time_round, place = divmod(position, len(self.chosen))
+        clip = int(self.chosen[clips.order(self.seed, time_round, len(self.chosen))[place]])
+        rng = np.random.default_rng((self.seed, 1, position))
+        length, (least, most) = int(self.cache.frames[clip]), self.window.strides
+        most = max(least, min(most, (length - 1) // max(1, self.window.frames - 1)))
+        stride = int(rng.integers(least, most + 1))
+        starts = clips.num_starts(length, self.window.frames, stride)
+        if starts:
+            first = int(rng.integers(starts))
+            frames = self.cache.read(clip, slice(first, first + (self.window.frames - 1) * stride + 1, stride))
+        else:
+            frames = self.cache.read(clip, np.minimum(clips.window(0, self.window.frames, stride), length - 1))
+        if self.window.mirror and rng.integers(2):
+            frames = frames[:, :, ::-1]
+        return frames, int(self.cache.label[clip])
+
+    def __call__(self, positions: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        batch = np.empty((len(positions), self.window.frames, *self.cache.size, 3), np.uint8)
+        labels = torch.empty(len(positions), 1, dtype=torch.long)
+        for i, position in enumerate(positions.tolist()):
+            batch[i], labels[i] = self.clip(position)
+        return transforms.shrink(transforms.to_video(torch.from_numpy(batch)), size).contiguous(), labels

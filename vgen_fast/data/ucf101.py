@@ -1,0 +1,38 @@
+"""UCF-101: 13,320 films of 101 actions, 320x240, mostly 25 fps.
+
+    UCF-101/<Class>/v_<Class>_g<01..25>_c<01..>.avi
+    ucfTrainTestlist/trainlist0{1,2,3}.txt    Class/v_Class_g08_c01.avi 1
+    ucfTrainTestlist/testlist0{1,2,3}.txt     Class/v_Class_g01_c01.avi
+
+Labels are numbered from 0 in the order of the classes' names, whatever classInd.txt says. Splits are "train1",
+"test1" and so on; without one, all films are taken. File names spell HandstandPushups as HandStandPushups.
+"""
+
+from pathlib import Path
+
+from .sources import Listing, NoDataSet, Source, below, wanted
+
+
+def index(root: Path, split: str | None = None) -> Listing:
+    films = wanted(root, "UCF-101")
+    classes = tuple(sorted(path.name for path in films.iterdir() if path.is_dir()))
+    paths = {path.removeprefix("UCF-101/"): path for path in below(root, films, (".avi",))}
+    if not paths:
+        raise NoDataSet(f"{films} has no films")
+    names = list(paths) if split is None else listed(root, split)
+    there = sorted(name for name in names if name in paths)
+    return Listing(
+        tuple(
+            Source(Path(name).stem, paths[name], label=classes.index(name.split("/")[0]), split=split) for name in there
+        ),
+        {"class": classes},
+        absent=len(names) - len(there),
+    )
+
+
+def listed(root: Path, split: str) -> list[str]:
+    kind, number = split[:-1], split[-1:]
+    if kind not in ("train", "test") or number not in "123":
+        raise NoDataSet(f"UCF-101 has the splits train1 to train3 and test1 to test3, not {split!r}")
+    lines = wanted(root, f"ucfTrainTestlist/{kind}list0{number}.txt").read_text().splitlines()
+    return [line.split()[0] for line in lines if line.strip()]
