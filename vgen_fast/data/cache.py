@@ -18,6 +18,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -367,12 +368,26 @@ class Cache:
     _process, _open = 0, None
 
 
+class Decoder(threading.local):
+    """Of JPEGs, kept in each thread: to open one takes as long as to decode five pictures of 64x64."""
+
+    def __init__(self):
+        self.process = None
+
+    def __call__(self, content: bytes) -> np.ndarray:
+        if self.process != os.getpid():
+            self.process, self.coder = os.getpid(), av.CodecContext.create("mjpeg", "r")
+            self.coder.thread_count = 1
+            self.reformatter = av.video.reformatter.VideoReformatter()
+        (picture,) = self.coder.decode(av.Packet(content))
+        return self.reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+
+
+decoder = Decoder()
+
+
 def from_jpegs(contents: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
-    coder = av.CodecContext.create("mjpeg", "r")
-    coder.thread_count = 1
-    reformatter = av.video.reformatter.VideoReformatter()
     frames = np.empty((len(contents), *size, 3), np.uint8)
     for frame, content in zip(frames, contents, strict=True):
-        (picture,) = coder.decode(av.Packet(content))
-        frame[:] = reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+        frame[:] = decoder(content)
     return frames

@@ -227,10 +227,18 @@ def table(packets: list[Packet], counted: bool) -> tuple[np.ndarray, int, np.nda
     return times, int(times[-1]) + last, keys
 
 
-def read(file: int, film: Film, indices: np.ndarray, limits: Limits = LIMITS) -> np.ndarray:
-    """uint8 [N, H, W, 3]: the frames of these indices, in any order and as often as they are named."""
+def read(
+    file: int, film: Film, indices: np.ndarray, limits: Limits = LIMITS, out: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8 [N, H, W, 3]: the frames of these indices, in any order and as often as they are named.
+
+    `out` is filled where it is given: fresh memory of this size costs more than decoding.
+    """
     wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-    return np.stack(list(frames(file, film, wanted, limits)))[places]
+    out = np.empty((len(places), film.height, film.width, 3), np.uint8) if out is None else out
+    for i, frame in enumerate(frames(file, film, wanted, limits)):
+        out[places == i] = frame
+    return out
 
 
 def frames(file: int, film: Film, wanted: np.ndarray, limits: Limits = LIMITS) -> Iterator[np.ndarray]:
