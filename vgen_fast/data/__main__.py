@@ -70,7 +70,7 @@ class Build(Settings):
     short: Literal["reject", "repeat"] = "reject"
     """What becomes of videos of fewer frames: rejected, or their last frame repeated."""
     storage: Literal["auto", "raw", "jpeg"] = "auto"
-    """Bytes as they are, or JPEGs of the best quality: a tenth of the disk, a twentieth of the speed."""
+    """Bytes as they are, or JPEGs of the best quality, smaller and slower; auto is bytes if they fit."""
     workers: int = Field(2, gt=0)
     """Processes that read."""
     limit: int | None = Field(None, gt=0)
@@ -86,7 +86,7 @@ class Build(Settings):
 def main(argv: list[str]) -> int:
     verbs = {"build": build, "info": info, "check": check, "preview": preview, "merge": merge}
     if not argv or argv[0] in ("--help", "-h"):
-        report.show(f"{__doc__}\n\n{HELP}")
+        report.show(HELP)
         return 0 if argv else 2
     verb, *words = argv
     try:
@@ -101,7 +101,11 @@ def main(argv: list[str]) -> int:
         return BAD_DATA
 
 
-HELP = """verbs:
+HELP = """usage: python -m vgen_fast data <verb> ...
+
+Caches of clips, NAME.vgc, for training.
+
+verbs:
   build    NAME.vgc --root FOLDER    a cache from a data set as it is published; again, it goes on where it stopped
   info     NAME.vgc                  what is in it
   check    NAME.vgc                  whether every byte of it is what was built
@@ -176,8 +180,12 @@ def tell(expected: ingest.Estimate, listing: Listing, workers: int) -> None:
     report.show(
         f"{len(listing.sources)} videos{absent}; of {expected.tried} tried, {expected.rejected} were rejected\n"
         f"about {expected.clips:.0f} clips, {expected.frames:.0f} frames in all, in {time_it_takes}: "
-        f"{expected.bytes['raw'] / 1e9:.2f} GB raw, {expected.bytes['jpeg'] / 1e9:.2f} GB as JPEGs"
+        f"{gigabytes(expected.bytes['raw'])} raw, {gigabytes(expected.bytes['jpeg'])} as JPEGs"
     )
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class Progress:

@@ -230,6 +230,7 @@ def join(target: Path, parts: Sequence[Path]) -> None:
             f"these are the parts {', '.join(map(str, named))}, wanted all of 1/{len(parts)} and so on, once each"
         )
     partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a merge that was interrupted
     partial.mkdir()
     clips, rejected, absent, shards = {name: [] for name in PROPERTIES}, [], 0, 0
     storage = indices[first]["storage"]
