@@ -35,9 +35,9 @@ def test_importing_the_package_imports_no_torch():
 def test_doctor_tells_what_holds_the_readers_of_videos(monkeypatch):
     assert "are held by limits" in doctor.reading()
     monkeypatch.setattr(
-        pool.Helper, "__init__", lambda self: self.__dict__.update(rungs={"limits": True, "seccomp": False})
+        pool.Reader, "__init__", lambda self: self.__dict__.update(rungs={"limits": True, "seccomp": False})
     )
-    monkeypatch.setattr(pool.Helper, "close", lambda self: None)
+    monkeypatch.setattr(pool.Reader, "close", lambda self: None)
     assert doctor.reading().endswith("are held by limits, NOT by seccomp, which this kernel lacks")
 
 

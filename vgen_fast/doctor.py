@@ -178,15 +178,15 @@ def facts() -> list[tuple[str, str]]:
 
 def reading() -> str:
     """What holds the processes that read videos."""
-    from .data.pool import Helper
+    from .data.pool import Reader
 
     try:
-        helper = Helper()
+        reader = Reader()
     except RuntimeError as error:
         return str(error)
-    helper.close()
+    reader.close()
     rungs = {True: [], False: []}
-    for name, held in helper.rungs.items():
+    for name, held in reader.rungs.items():
         rungs[held].append(name)
     off = f", NOT by {' and '.join(rungs[False])}, which this kernel lacks" if rungs[False] else ""
     return f"PyAV {version_of('av')}; processes that read files are held by {', '.join(rungs[True])}{off}"

@@ -1,7 +1,9 @@
 """From published layouts to a cache and two steps of training, by the command that people type."""
 
+import csv
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -128,6 +130,27 @@ def test_bad_videos_are_listed_and_too_many_end_the_build(tmp_path, capfd):
     assert [row.split(",")[:2] for row in rows[1:]] == [["3.avi", "truncated"], ["7.avi", "truncated"]]
     assert json.loads((tmp_path / "a.vgc/build.json").read_text())["rejected"] == {"truncated": 2}
     assert len(Cache(tmp_path / "a.vgc")) == 8
+
+
+def test_any_name_will_do_and_none_reaches_the_terminal_raw(tmp_path, capfd):
+    layouts.film(tmp_path / "film.avi", num_frames=20)
+    (tmp_path / "data").mkdir()
+    names = [b"\xff\xfe.avi", b"a\nb.avi", b"\x1b[2Jc.avi", b"-i.avi", "\u202eiva.avi".encode(), "\u00e9.avi".encode()]
+    for name in names:
+        os.link(tmp_path / "film.avi", os.path.join(os.fsencode(tmp_path), b"data", name))
+        with open(os.path.join(os.fsencode(tmp_path), b"data", b"bad" + name), "w") as file:
+            file.write("no film")
+    command = ["build", str(tmp_path / "a.vgc"), "--root", str(tmp_path / "data"), "--storage", "raw"]
+    assert main(command) == 65
+    said = capfd.readouterr()
+    assert all(letter.isprintable() or letter == "\n" for letter in said.err + said.out)
+    assert "\\x1b[2J" in said.err
+    assert main([*command, "--bad", "0.5"]) == 0
+    cache = Cache(tmp_path / "a.vgc")
+    assert sorted(map(os.fsencode, cache.column("id"))) == sorted(names)
+    with open(tmp_path / "a.vgc/rejected.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rejected = [os.fsencode(row[0]) for row in csv.reader(file)][1:]
+    assert sorted(rejected) == sorted(b"bad" + name for name in names)
 
 
 def test_parts_of_a_build_join(tmp_path):

@@ -1,4 +1,4 @@
-"""Files as the world has them: each is read, or gets its own reason, by a helper that stays as it was."""
+"""Files as the world has them: each is read, or gets its own reason, by a reader that stays as it was."""
 
 import random
 import struct
@@ -243,25 +243,25 @@ def _(folder):
 
 
 @pytest.fixture(scope="module")
-def helpers():
+def readers():
     with Pool() as pool:
         yield pool
         assert pool.replaced == 0
-        (one,) = pool.helpers
+        (one,) = pool.readers
         with open(f"/proc/{one.process.pid}/status") as status:
             (peak,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         assert peak < 300_000  # kB
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_gets_its_reason(helpers, tmp_path, name):
+def test_each_gets_its_reason(readers, tmp_path, name):
     make, reason = CASES[name]
     path = tmp_path / "strange.mp4"
     path.write_bytes(make(tmp_path))
     began = time.monotonic()
     try:
-        film = helpers.probe(path)
-        frames = helpers.read(path, film, np.arange(len(film)))
+        film = readers.probe(path)
+        frames = readers.read(path, film, np.arange(len(film)))
         assert len(frames) == len(film) > 0
         found = GOOD
     except Rejected as error:
@@ -271,10 +271,10 @@ def test_each_gets_its_reason(helpers, tmp_path, name):
     assert len(CASES) >= 60
 
 
-def test_good_neighbours_are_the_same_after_all_that(helpers, tmp_path):
+def test_good_neighbours_are_the_same_after_all_that(readers, tmp_path):
     path = MP4.write(tmp_path)
-    film = helpers.probe(path)
-    assert [number(frame) for frame in helpers.read(path, film, np.arange(24))] == list(range(24))
+    film = readers.probe(path)
+    assert [number(frame) for frame in readers.read(path, film, np.arange(24))] == list(range(24))
 
 
 def test_a_film_that_grows_beyond_the_limit_is_refused(tmp_path):

@@ -196,7 +196,7 @@ def write_tables(
     rows = csv.writer(text)
     rows.writerow(("source", "reason", "text"))
     rows.writerows(rejected)
-    (folder / "rejected.csv").write_text(text.getvalue())
+    (folder / "rejected.csv").write_text(text.getvalue(), "utf-8", "surrogateescape")  # names are bytes
     digest = hashlib.sha256("".join(clips["sha256"]).encode()).hexdigest()
     build = {"format": FORMAT, "recipe": recipe, **facts, "sha256": digest}
     (folder / "build.json").write_text(json.dumps(build, indent=1) + "\n")
@@ -244,7 +244,7 @@ def join(target: Path, parts: Sequence[Path]) -> None:
         for name in PROPERTIES:
             clips[name] += [shards + numbers.index(n) for n in mine[name]] if name == "shard" else mine[name]
         shards, absent = shards + len(numbers), max(absent, builds[i].get("absent", 0))
-        with open(parts[i] / "rejected.csv", newline="") as file:
+        with open(parts[i] / "rejected.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
             rejected += list(csv.reader(file))[1:]
     size = indices[first]["height"], indices[first]["width"]
     counted = dict(Counter(reason for _, reason, _ in rejected))

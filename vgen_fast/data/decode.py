@@ -54,7 +54,7 @@ class Rejected(ValueError):
 
     def __init__(self, reason: str, text: str):
         super().__init__(f"{reason}: {text}")
-        self.reason = reason
+        self.reason, self.text = reason, text
 
 
 class TooMuchBadData(RuntimeError):

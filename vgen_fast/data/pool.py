@@ -16,27 +16,28 @@ from pathlib import Path
 
 import numpy as np
 
-from . import helper
+from . import reader
 from .decode import LIMITS, Film, Limits, Rejected, opened
 from .resize import AS_IT_IS, Fit
 
-SECONDS = 10.0  # that one request may take
+SECONDS = 10.0  # that one request may take, or each so many frames of it:
+CLIP = 64
 START_SECONDS = 60.0
 SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
 ADD_SEALS = 1033
 
 
-class Lost(Exception):
-    """A helper died or hung; says which."""
+class Lost(Rejected):
+    """A reader died or hung over a file."""
 
 
-class Helper:
+class Reader:
     """One process and the socket to it."""
 
     def __init__(self):
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "vgen_fast.data.helper", str(theirs.fileno())]
+        command = [sys.executable, "-m", "vgen_fast.data.reader", str(theirs.fileno())]
         with theirs:
             self.process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -44,7 +45,7 @@ class Helper:
         self.channel = ours
         ours.settimeout(START_SECONDS)
         try:
-            self.rungs, _ = helper.receive(ours)
+            self.rungs, _ = reader.receive(ours)
         except (OSError, EOFError) as error:
             self.close()
             said = self.process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -54,12 +55,12 @@ class Helper:
     def ask(self, request: dict, files: tuple[int, ...], seconds: float) -> dict:
         self.channel.settimeout(seconds)
         try:
-            helper.send(self.channel, request, files)
-            reply, _ = helper.receive(self.channel)
+            reader.send(self.channel, request | {"seconds": math.ceil(seconds) + 5}, files)
+            reply, _ = reader.receive(self.channel)
         except TimeoutError as error:
-            raise Lost("slow") from error
+            raise Lost("slow", f"took more than {seconds:g} seconds") from error
         except (OSError, EOFError, ValueError) as error:
-            raise Lost("kills") from error
+            raise Lost("kills", "the process that read it ended twice") from error
         return reply
 
     def close(self) -> None:
@@ -70,7 +71,7 @@ class Helper:
 
 @contextmanager
 def shared(size: int) -> Iterator[int]:
-    """Memory of that size for as long as it is mapped: a helper gone wrong cannot take it from under us."""
+    """Memory of that size for as long as it is mapped: a reader gone wrong cannot take it from under us."""
     memory = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(memory, max(1, size))
@@ -83,28 +84,32 @@ def shared(size: int) -> Iterator[int]:
 class Pool:
     """Films and frames by path, for any number of threads at once; every file through one of `workers` processes.
 
-    A helper that dies or takes longer than `seconds` is killed and replaced, and the request made once more.
+    A reader that dies or takes longer than `seconds` is killed and replaced, and the request made once more.
     """
 
     def __init__(self, workers: int = 1, limits: Limits = LIMITS, seconds: float = SECONDS):
         self.limits, self.seconds = limits, seconds
-        self.idle: queue.SimpleQueue[Helper | None] = queue.SimpleQueue()
-        self.lock, self.helpers, self.closed = threading.Lock(), set(), False
-        self.replaced = 0
+        self.idle: queue.SimpleQueue[Reader | None] = queue.SimpleQueue()
+        self.lock, self.readers, self.replaced = threading.Lock(), set(), 0
         for _ in range(workers):
             self.idle.put(None)  # started when it is needed
 
     def probe(self, path: Path) -> Film:
         with opened(path) as file:
-            return helper.from_json(self.ask({"job": "probe"}, (file,))["film"])
+            reply = self.ask({"job": "probe"}, (file,))
+        try:
+            return reader.from_json(reply["film"])
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:  # of a reader that the file took over
+            raise Rejected("unforeseen", f"the answer is none: {error}") from error
 
     def read(self, path: Path, film: Film, indices: np.ndarray, fit: Fit = AS_IT_IS) -> np.ndarray:
         """uint8 [N, H, W, 3]: frames by their indices, in any order, each made to fit."""
         height, width = fit.crop or fit.size(film.height, film.width, film.aspect)
         shape = (len(indices), height, width, 3)
-        request = {"job": "read", "film": helper.to_json(film), "fit": asdict(fit), "shape": shape}
+        request = {"job": "read", "film": reader.to_json(film), "fit": asdict(fit), "shape": shape}
         with opened(path) as file, shared(math.prod(shape)) as memory:
-            self.ask({**request, "indices": np.asarray(indices).tolist()}, (file, memory))
+            seconds = self.seconds * max(1.0, len(indices) / CLIP)
+            self.ask({**request, "indices": np.asarray(indices).tolist()}, (file, memory), seconds)
             return np.frombuffer(mmap.mmap(memory, 0), np.uint8)[: math.prod(shape)].reshape(shape)
 
     def picture(self, path: Path) -> np.ndarray:
@@ -117,45 +122,42 @@ class Pool:
             pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8)
             return pixels[: height * width * 3].reshape(height, width, 3).copy()
 
-    def ask(self, request: dict, files: tuple[int, ...]) -> dict:
-        request |= {"limits": asdict(self.limits), "seconds": math.ceil(self.seconds) + 5}
+    def ask(self, request: dict, files: tuple[int, ...], seconds: float | None = None) -> dict:
+        request["limits"] = asdict(self.limits)
         for attempt in range(2):
-            one = self.idle.get() or self.start()
+            one = self.idle.get()
             try:
-                reply = one.ask(request, files, self.seconds)
-            except Lost as error:
+                one = one or self.start()
+                reply = one.ask(request, files, seconds or self.seconds)
+                if "reason" in reply:
+                    raise Rejected(reply["reason"], reply["text"])
+                return reply
+            except Lost:
                 self.drop(one)
                 one = None
                 if attempt:
-                    reason = str(error)
-                    raise Rejected(
-                        reason, {"slow": f"took more than {self.seconds:g} seconds"}.get(reason, "")
-                    ) from error
-            else:
-                if "reason" in reply:
-                    raise Rejected(reply["reason"], reply["text"].removeprefix(reply["reason"] + ": "))
-                return reply
+                    raise
             finally:
                 self.idle.put(one)
         raise AssertionError("two attempts end with an answer or an error")
 
-    def start(self) -> Helper:
-        one = Helper()
+    def start(self) -> Reader:
+        one = Reader()
         with self.lock:
-            self.helpers.add(one)
+            self.readers.add(one)
         return one
 
-    def drop(self, one: Helper) -> None:
+    def drop(self, one: Reader) -> None:
         one.close()
         with self.lock:
-            self.helpers.discard(one)
+            self.readers.discard(one)
             self.replaced += 1
 
     def close(self) -> None:
         with self.lock:
-            for one in self.helpers:
+            for one in self.readers:
                 one.close()
-            self.helpers.clear()
+            self.readers.clear()
 
     def __enter__(self) -> "Pool":
         return self

@@ -74,12 +74,18 @@ class Progress:
             print(self.line(clips_seen, size, stage, losses), flush=True)
 
 
+def printable(text: str) -> str:
+    """Names of files may hold what a terminal obeys; it is escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def show(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def complain(text: str) -> None:
-    print(f"vgen_fast: {text}", file=sys.stderr, flush=True)
+    """One line."""
+    print("vgen_fast:", printable(text.replace("\n", "\\n")), file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ samples

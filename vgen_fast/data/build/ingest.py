@@ -67,7 +67,7 @@ def build(
             try:
                 writer.add(source.name, outcome.result())
             except Rejected as error:
-                writer.add(source.name, [], (error.reason, str(error)))
+                writer.add(source.name, [], (error.reason, error.text))
                 bad.append((source.name, error.reason))
                 check_budget(bad, len(listing.sources), most_bad)
             progress(done, len(bad))

@@ -1,4 +1,4 @@
-"""A process that reads videos for another one, in a sandbox: `python -m vgen_fast.data.helper SOCKET`, for `pool.py`.
+"""A process that reads videos for another one, in a sandbox: `python -m vgen_fast.data.reader SOCKET`, for `pool.py`.
 
 A request and its answer are each one JSON text behind its length; descriptors of files travel beside a request.
 """
@@ -102,11 +102,11 @@ def answer(request: dict, files: list[int]) -> dict:
         limits = decode.Limits(**request["limits"])
         return JOBS[request["job"]](request, limits, *files)
     except decode.Rejected as error:
-        return {"reason": error.reason, "text": str(error)}
+        return {"reason": error.reason, "text": error.text}
     except MemoryError:
-        return {"reason": "too large", "text": f"too large: reading takes more than {MEMORY >> 20} MiB"}
+        return {"reason": "too large", "text": f"reading takes more than {MEMORY >> 20} MiB"}
     except Exception as error:  # the boundary to a file that may be anything: the other side goes on
-        return {"reason": "unforeseen", "text": f"unforeseen: {type(error).__name__}: {error}"}
+        return {"reason": "unforeseen", "text": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
