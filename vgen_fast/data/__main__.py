@@ -16,6 +16,7 @@ from .. import __version__
 from ..config import Settings
 from ..options import Refused, changed, help_text, options_of, parse, refuse
 from ..train import report
+from ..train.run import BAD_DATA
 from . import bair, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
 from .build import ingest
 from .cache import BadCache, Cache, Writer, join
@@ -25,7 +26,6 @@ from .resize import Fit
 from .sources import Index, Listing, NoDataSet
 
 PROGRAM = "python -m vgen_fast data"
-BAD_DATA = 65
 LAYOUTS: dict[str, Index] = {
     "folder": folder.index,
     "pictures": folder.single,

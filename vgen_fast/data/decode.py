@@ -6,7 +6,7 @@ packets; frames are then named by their index in it, and a request is met with e
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -228,16 +228,21 @@ def table(packets: list[Packet], counted: bool) -> tuple[np.ndarray, int, np.nda
 
 
 def read(
-    file: int, film: Film, indices: np.ndarray, limits: Limits = LIMITS, out: np.ndarray | None = None
+    file: int,
+    film: Film,
+    indices: np.ndarray,
+    limits: Limits = LIMITS,
+    out: np.ndarray | None = None,
+    fit: Callable[[np.ndarray, Fraction], np.ndarray] = lambda frame, aspect: frame,
 ) -> np.ndarray:
     """uint8 [N, H, W, 3]: the frames of these indices, in any order and as often as they are named.
 
-    `out` is filled where it is given: fresh memory of this size costs more than decoding.
+    `out` is filled where it is given: fresh memory of this size costs more than decoding. Frames are made to `fit` it.
     """
     wanted, places = np.unique(np.asarray(indices), return_inverse=True)
     out = np.empty((len(places), film.height, film.width, 3), np.uint8) if out is None else out
     for i, frame in enumerate(frames(file, film, wanted, limits)):
-        out[places == i] = frame
+        out[places == i] = fit(frame, film.aspect)
     return out
 
 

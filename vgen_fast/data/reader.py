@@ -79,9 +79,7 @@ def read(request: dict, limits: decode.Limits, file: int, memory: int) -> dict:
     film, fit = from_json(request["film"]), Fit(**request["fit"])
     shape = request["shape"]
     pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8)[: math.prod(shape)].reshape(shape)
-    wanted, places = np.unique(np.array(request["indices"]), return_inverse=True)
-    for i, frame in enumerate(decode.frames(file, film, wanted, limits)):
-        pixels[places == i] = fit(frame, film.aspect)
+    decode.read(file, film, request["indices"], limits, pixels, fit)
     return {}
 
 
