@@ -27,6 +27,12 @@ def _data(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _review(arguments: list[str]) -> int:
+    from .review.__main__ import main
+
+    return main(arguments)
+
+
 def _sample(verb: str) -> Callable[[list[str]], int]:
     def run(arguments: list[str]) -> int:
         from . import sample
@@ -46,6 +52,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _sample("generate")),
     "interpolate": ("videos along straight lines between latents", _sample("interpolate")),
     "data": ("caches of clips: built from data sets as they are published, told about, checked and shown", _data),
+    "review": ("25 clips at once in a browser, to throw out the bad ones", _review),
     "doctor": ("what works here and why the rest does not: ops x implementations, versions, known-bad stacks", _doctor),
 }
 EXAMPLES = """examples:

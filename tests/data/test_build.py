@@ -15,6 +15,7 @@ import pytest
 from vgen_fast import recipes
 from vgen_fast.config import Config, Every, Grow
 from vgen_fast.data.__main__ import main
+from vgen_fast.data.build.selection import within
 from vgen_fast.data.cache import Cache
 from vgen_fast.data.journal import whole_lines
 from vgen_fast.models.progressive import Config as System
@@ -217,3 +218,26 @@ def test_help_is_there(capfd):
     for words in (["--help"], ["build", "--help"]):
         assert main(words) == 0
         assert "NAME.vgc" in capfd.readouterr().out
+
+
+def test_a_cache_is_a_data_set_too(tmp_path, capsys):
+    """Made smaller, in groups: what is known of a clip stays, and its place in the source follows."""
+    folder = layouts.sky(tmp_path)
+    whole, small = tmp_path / "whole.vgc", tmp_path / "small.vgc"
+    command = ["build", str(whole), "--layout", "sky", "--root", str(folder), "--split", "train"]
+    assert main([*command, "--size", "32", "48"]) == 0
+    command = ["build", str(small), "--layout", "cache", "--root", str(whole), "--size", "16", "24"]
+    assert main([*command, "--take", "groups", "--frames", "10"]) == 0
+    old, new = Cache(whole), Cache(small)
+    assert [(number(new.read(clip)[0]), int(new.frames[clip])) for clip in range(10)] == [
+        (10 * i, 10) for count in (4, 4, 2) for i in range(count)
+    ]
+    assert new.column("id")[:2] == [f"{old.column('id')[0]}#0", f"{old.column('id')[0]}#1"]
+    assert new.column("source")[0] == old.column("source")[0]
+    assert set(new.split.tolist()) == {"train"}
+    assert new.column("crop")[0] == old.column("crop")[0]
+    assert within([2, 10, 64, 96], (32, 48), (4, 8, 16, 24)) == (10, 26, 32, 48)
+    again = tmp_path / "again.vgc"
+    assert main(["build", str(again), "--layout", "cache", "--root", str(whole)]) == 0
+    assert again.joinpath("shard-00000.u8").read_bytes() == whole.joinpath("shard-00000.u8").read_bytes()
+    assert Cache(again).column("crop") == old.column("crop")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vgen_fast.data import cache, journal
-from vgen_fast.data.cache import BadCache, Cache, Clip, Writer, join
+from vgen_fast.data.cache import BadCache, Cache, Clip, Writer, join, split_by_source
 
 RECIPE = {"filter": "none", "part": None}
 LABELS = {"class": ("odd", "even")}
@@ -29,7 +29,7 @@ def frames(number, count=None, size=(8, 12)):
 def fill(writer, numbers):
     for n in numbers:
         if f"s{n}" not in writer.done:
-            bad = ("truncated", f"truncated: source {n}, at once") if n % 5 == 4 else None
+            bad = [(f"s{n}", "truncated", f"truncated: source {n}, at once")] if n % 5 == 4 else []
             writer.add(f"s{n}", [] if bad else [(Clip(f"s{n}", 25.0, n % 2, "train", f"s{n}.avi"), frames(n))], bad)
 
 
@@ -202,3 +202,27 @@ def test_parts_join_to_the_whole(tmp_path, storage):
     other = built(tmp_path / "other.vgc", range(3), storage, {"filter": "other", "part": "3/3"})
     with pytest.raises(BadCache, match="by another recipe"):
         join(tmp_path / "mixed.vgc", [parts[0], parts[1], other])
+
+
+def test_a_split_by_source_leaves_no_source_in_both(tmp_path):
+    writer = Writer(tmp_path / "a.vgc", (8, 12), RECIPE)
+    for n in range(12):
+        clips = [(Clip(f"s{n}#{i}", 25.0, source=f"s{n}.mp4"), frames(10 * n + i, 1)) for i in range(1 + n % 4)]
+        writer.add(f"s{n}", clips)
+    writer.finish({}, {"versions": {}})
+    whole = contents(tmp_path / "a.vgc")
+    split_by_source(tmp_path / "a.vgc", 7, seed=1)
+    cache = Cache(tmp_path / "a.vgc")
+    sources = np.array(cache.column("source"))
+    assert 7 <= (cache.split == "val").sum() <= 10  # the last source that was drawn has at most 4
+    assert not set(sources[cache.split == "val"]) & set(sources[cache.split == "train"])
+    assert set(cache.split.tolist()) == {"val", "train"}
+    first = cache.split.tolist()
+    split_by_source(tmp_path / "a.vgc", 7, seed=1)
+    assert Cache(tmp_path / "a.vgc").split.tolist() == first
+    split_by_source(tmp_path / "a.vgc", 7, seed=2)
+    assert Cache(tmp_path / "a.vgc").split.tolist() != first
+    after = contents(tmp_path / "a.vgc")
+    assert {name for name in whole if whole[name] != after[name]} == {"index.json"}
+    with pytest.raises(BadCache, match="30 leave no others"):
+        split_by_source(tmp_path / "a.vgc", 30)

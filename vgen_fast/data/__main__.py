@@ -1,5 +1,6 @@
-"""`python -m vgen_fast data build | info | check | preview | merge`: caches of clips from published data sets."""
+"""`python -m vgen_fast data build | info | check | preview | split | merge`: caches of clips from data sets."""
 
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -15,13 +16,17 @@ from pydantic import Field
 from .. import __version__
 from ..config import Settings
 from ..options import Refused, changed, help_text, options_of, parse, refuse
+from ..review.decisions import rejected
 from ..train import report
 from ..train.run import BAD_DATA
-from . import bair, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
+from . import bair, cached, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
 from .build import ingest
-from .cache import BadCache, Cache, Writer, join
+from .build.ingest import BadPlug
+from .build.landscape import Landscape
+from .build.selection import Selection
+from .cache import BadCache, Cache, Writer, join, split_by_source
 from .decode import TooMuchBadData
-from .pool import Pool
+from .pool import Holes, Pool
 from .resize import Fit
 from .sources import Index, Listing, NoDataSet
 
@@ -37,6 +42,7 @@ LAYOUTS: dict[str, Index] = {
     "tinyvideo": tinyvideo.index,
     "faceforensics": faceforensics.index,
     "moving-mnist": moving_mnist.index,
+    "cache": cached.index,
 }
 BUILD_EXAMPLES = """examples:
   python -m vgen_fast data build my.vgc --root my_films --dry-run
@@ -55,8 +61,19 @@ class Build(Settings):
     """How it is laid out; a folder is films, or folders of pictures, in folders that are classes, if there are any."""
     split: str | None = None
     """The part of it, by the name that its documentation gives it; see docs/data.md."""
-    size: tuple[int, int] = (64, 64)
-    """Height and width of what is kept."""
+    size: tuple[int, int] | None = None
+    """Height and width of what is kept; without it 64 64, or those of the cache that is read."""
+    builder: Literal["selection", "landscape", "trailers", "stabilised"] = "selection"
+    """What makes clips of a video: chosen frames; or, of films, ten seconds at a time without those in which nothing
+    moves; faces that are found in shots and aligned; short clips whose camera is made to stand still."""
+    detector: str = "haar"
+    """Of trailers: finds faces, haar or package.module:function; see docs/data.md."""
+    landmarks: str = "box"
+    """Of trailers: finds the 68 points of a face, box or package.module:function."""
+    motion: Literal["homography", "similarity"] = "homography"
+    """Of stabilised: what a camera may do from one frame to the next."""
+    still: Literal["variance", "difference"] = "variance"
+    """Of landscape: how it is told that nothing moves; by the thesis's rule or by its code's."""
     resize: Literal["shorter", "none"] = "shorter"
     """What happens before the middle is cut out: the shorter side is made to fit, or nothing."""
     stretch: tuple[int, int] | None = None
@@ -73,18 +90,22 @@ class Build(Settings):
     """Bytes as they are, or JPEGs of the best quality, smaller and slower; auto is bytes if they fit."""
     workers: int = Field(2, gt=0)
     """Processes that read."""
+    decisions: str | None = None
+    """A file of the review screen: the clips that somebody rejected are left out."""
     limit: int | None = Field(None, gt=0)
     """Only so many videos, evenly spread."""
     part: str | None = Field(None, pattern=r"\d+/\d+")
     """i/n: the i-th of n parts, counted from 1, for n machines; `merge` joins them."""
     bad: float = Field(0.05, ge=0, le=1)
     """The share of videos that may be bad; more, and the build ends with code 65."""
+    trusted: bool = False
+    """These films are known to be harmless: an FFmpeg with known holes may read them."""
     dry_run: bool = False
     """Read a few videos and tell what a build would take."""
 
 
 def main(argv: list[str]) -> int:
-    verbs = {"build": build, "info": info, "check": check, "preview": preview, "merge": merge}
+    verbs = {"build": build, "info": info, "check": check, "preview": preview, "split": split, "merge": merge}
     if not argv or argv[0] in ("--help", "-h"):
         report.show(HELP)
         return 0 if argv else 2
@@ -93,7 +114,7 @@ def main(argv: list[str]) -> int:
         if verb not in verbs:
             refuse(f"there is no data verb {verb!r}: {', '.join(verbs)}")
         return verbs[verb](words)
-    except (Refused, BadCache, NoDataSet) as error:
+    except (Refused, BadCache, NoDataSet, BadPlug, Holes) as error:
         report.complain(str(error))
         return 2
     except TooMuchBadData as error:
@@ -110,6 +131,7 @@ verbs:
   info     NAME.vgc                  what is in it
   check    NAME.vgc                  whether every byte of it is what was built
   preview  NAME.vgc [OUT.mp4]        25 of its clips, side by side
+  split    NAME.vgc CLIPS [SEED]     as many clips or more become the split val, the rest train; no source is in both
   merge    OUT.vgc PART.vgc ...      parts that were built on several machines
 
 `build --help` lists its options."""
@@ -125,14 +147,19 @@ def build(words: list[str]) -> int:
     if ("root",) not in values:
         refuse("build: --root FOLDER says where the data set is")
     command = changed(Build(root="."), values)
-    root, recipe = Path(command.root), recipe_of(command)
+    root = Path(command.root)
     if not root.is_dir():
         refuse(f"--root {root} is no folder")
+    if command.size is None:
+        command = command.model_copy(update={"size": Cache(root).size if command.layout == "cache" else (64, 64)})
+    builder = builder_of(command)
     listing = chosen(LAYOUTS[command.layout](root, command.split), command)
-    with Pool(command.workers) as pool:
+    if command.builder != "selection" and any(source.kind != "film" for source in listing.sources):
+        refuse(f"--builder {command.builder} makes clips of films, and {command.layout} has none")
+    with Pool(command.workers, trusted=command.trusted) as pool:
         storage = command.storage
         if command.dry_run or storage == "auto":
-            expected = ingest.estimate(root, listing, recipe, pool)
+            expected = ingest.estimate(root, listing, builder, pool)
             tell(expected, listing, command.workers)
             if command.dry_run:
                 return 0
@@ -140,25 +167,57 @@ def build(words: list[str]) -> int:
             storage = "raw" if expected.bytes["raw"] < 0.8 * free else "jpeg"
             report.show(f"storage: {storage} ({free / 1e9:.1f} GB are free)")
         facts = {"layout": command.layout, "split": command.split, "limit": command.limit, "part": command.part}
-        writer = Writer(target, command.size, {**facts, **recipe.to_json()}, storage)
+        writer = Writer(target, command.size, {**facts, **builder.to_json()}, storage)
         try:
             if writer.done:
                 report.show(f"going on: {len(writer.done)} of {len(listing.sources)} videos are done")
-            reasons = ingest.build(writer, root, listing, recipe, pool, command.workers, command.bad, Progress(listing))
+            reasons = ingest.build(
+                writer, root, listing, builder, pool, command.workers, command.bad, Progress(listing)
+            )
             versions = {"vgen_fast": __version__, "numpy": np.__version__, "av": version("av")}
             writer.finish(listing.labels, {"versions": versions, "absent": listing.absent, "rejected": dict(reasons)})
         finally:
             writer.close()
+    if isinstance(builder, ingest.Without):
+        met, asked = len(builder.met), len(builder.rejected)
+        report.show(f"left out: {met} of the {asked} clips that {command.decisions} rejects")
     return info([str(target)])
 
 
-def recipe_of(command: Build) -> ingest.Recipe:
-    if command.take != "all" and command.frames is None:
-        refuse(f"--take {command.take} needs --frames")
+def builder_of(command: Build) -> ingest.Builder:
     shorter = min(command.size) if command.resize == "shorter" and not command.stretch else None
     fit = Fit(shorter=shorter, stretch=command.stretch, crop=command.size)
     fps = None if command.fps is None else Fraction(command.fps).limit_denominator(1001)
-    return ingest.Recipe(fit, fps, command.take, command.frames, command.short)
+    if command.builder == "selection":
+        builder = selection(command, fit, fps)
+    elif command.builder == "landscape":
+        builder = Landscape(fit, fps or Landscape.fps, command.still)
+    else:
+        builder = by_opencv(command, fit)
+    if command.decisions:
+        path = Path(command.decisions)
+        if not path.is_file():
+            refuse(f"--decisions {path} is no file")
+        builder = ingest.Without(builder, rejected(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    return builder
+
+
+def by_opencv(command: Build, fit: Fit) -> ingest.Builder:
+    try:
+        from .build import stabilised, trailers
+    except ImportError as error:
+        refuse(f"--builder {command.builder} needs OpenCV: pip install 'vgen_fast[opencv]' ({error})")
+    if command.builder == "stabilised":
+        return stabilised.Stabilised(fit, command.motion)
+    if command.size[0] != command.size[1]:
+        refuse(f"--builder trailers makes square pictures, and --size is {command.size[0]} {command.size[1]}")
+    return trailers.Trailers(command.size[0], command.detector, command.landmarks)
+
+
+def selection(command: Build, fit: Fit, fps: Fraction | None) -> Selection:
+    if command.take != "all" and command.frames is None:
+        refuse(f"--take {command.take} needs --frames")
+    return Selection(fit, fps, command.take, command.frames, command.short)
 
 
 def chosen(listing: Listing, command: Build) -> Listing:
@@ -249,6 +308,14 @@ def preview(words: list[str]) -> int:
     write.mp4(out, write.grid(videos, 5), fps=25)
     report.show(f"{out}: {len(shown)} of {len(cache)} clips")
     return 0
+
+
+def split(words: list[str]) -> int:
+    path, *numbers = arguments("split", words, "NAME.vgc", "CLIPS", "[SEED]", least=2)
+    if not all(number.isdigit() for number in numbers):
+        refuse(f"{PROGRAM} split: CLIPS and SEED are whole numbers")
+    split_by_source(Path(path), *map(int, numbers))
+    return info([path])
 
 
 def merge(words: list[str]) -> int:

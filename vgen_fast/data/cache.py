@@ -54,6 +54,7 @@ class Clip:
     split: str | None = None
     source: str | None = None  # the file below the data set's folder
     crop: tuple[int, int, int, int] | None = None  # top, left, height, width in the upright source
+    start: float | None = None  # seconds into the source
     scores: dict[str, float] = field(default_factory=dict)  # what a builder measured of it
 
 
@@ -120,9 +121,9 @@ class Writer:
         self.zip = self.file = self.lines = self.lock = None
 
     def add(
-        self, source: str, clips: Sequence[tuple[Clip, np.ndarray]], rejected: tuple[str, str] | None = None
+        self, source: str, clips: Sequence[tuple[Clip, np.ndarray]], rejected: Sequence[tuple[str, str, str]] = ()
     ) -> None:
-        """All clips of a source, uint8 [T, H, W, 3] each; reason and text where it is rejected."""
+        """All clips of a source, uint8 [T, H, W, 3] each; name, reason and text of those that are rejected."""
         entries = []
         for clip, frames in clips:
             if frames.dtype != np.uint8 or frames.shape[1:] != (*self.size, 3):
@@ -175,7 +176,7 @@ class Writer:
         self.commit()
         entries = [entry for record in self.records for entry in record["clips"]]
         clips = {name: [entry[name] for entry in entries] for name in PROPERTIES}
-        rejected = [(record["source"], *record["rejected"]) for record in self.records if record["rejected"]]
+        rejected = [row for record in self.records for row in record["rejected"]]
         write_tables(self.folder, self.storage, self.size, labels, clips, rejected, self.head["recipe"], facts)
         self.journal.unlink()
         self.close()
@@ -202,11 +203,7 @@ def write_tables(
     (folder / "build.json").write_text(json.dumps(build, indent=1) + "\n")
     names = {name: list(values) for name, values in labels.items()}
     index = {"format": FORMAT, "storage": storage, "height": size[0], "width": size[1], "labels": names, "clips": clips}
-    partial = folder / "index.json.partial"
-    partial.unlink(missing_ok=True)
-    journal.write_durably(partial, json.dumps(index).encode())
-    os.replace(partial, folder / "index.json")
-    journal.sync_folder(folder)
+    journal.replace_durably(folder / "index.json", json.dumps(index).encode())
 
 
 def join(target: Path, parts: Sequence[Path]) -> None:
@@ -251,6 +248,24 @@ def join(target: Path, parts: Sequence[Path]) -> None:
     facts = {"versions": builds[first]["versions"], "absent": absent, "rejected": counted}
     write_tables(partial, storage, size, indices[first]["labels"], clips, rejected, alike[first][-1], facts)
     os.replace(partial, target)
+
+
+def split_by_source(folder: Path, validation: int, seed: int = 0) -> None:
+    """Sources are drawn until they have so many clips, and are the split "val"; the others are "train" (S4 3.9)."""
+    index = read_index(folder)
+    clips = index["clips"]
+    sources = sorted(set(clips["source"]))
+    clips_of = Counter(clips["source"])
+    drawn, count = set(), 0
+    for place in np.random.default_rng(seed).permutation(len(sources)).tolist():
+        if count >= validation:
+            break
+        drawn.add(sources[place])
+        count += clips_of[sources[place]]
+    if count < validation or len(drawn) == len(sources):
+        raise BadCache(f"{folder} has {len(clips['id'])} clips of {len(sources)} sources: {validation} leave no others")
+    clips["split"] = ["val" if source in drawn else "train" for source in clips["source"]]
+    journal.replace_durably(folder / "index.json", json.dumps(index).encode())
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -306,6 +321,7 @@ class Cache:
         self.shard, self.first, self.frames = (np.array(clips[n], dtype=np.int64) for n in ("shard", "first", "frames"))
         self.label = np.array([-1 if label is None else label for label in clips["label"]], dtype=np.int64)
         self.split = np.array([split or "" for split in clips["split"]])
+        self.fps = np.array([fps or np.nan for fps in clips["fps"]], dtype=np.float64)
         self._check_shards()
 
     def _check_shards(self) -> None:

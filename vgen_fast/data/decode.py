@@ -39,6 +39,11 @@ REASONS = {  # why a file or a part of it is not used
     "turned": "shown at an angle that is not a multiple of 90 degrees",
     "changes size": "frames of several sizes",
     "unforeseen": "an error in reading that is ours to mend",
+    "still": "nothing moves in it",
+    "no shots": "not one shot of the wanted length",
+    "no faces": "not one face for the wanted number of frames",
+    "unsteady": "the movement of the camera cannot be found",
+    "reviewed": "thrown out by a person",
     "slow": "not read within the seconds it may take",
     "kills": "ended the process that read it, twice",
 }
@@ -254,7 +259,9 @@ def frames(file: int, film: Film, wanted: np.ndarray, limits: Limits = LIMITS) -
         raise Rejected("too large", f"{len(wanted)} frames of {film.height}x{film.width} pixels at once")
     reformatter = av.video.reformatter.VideoReformatter()
     missing = iter(wanted.tolist())
-    index = next(missing)
+    index = next(missing, None)
+    if index is None:
+        return
     for at, frame in numbered(file, film, index, limits):
         if at == index:
             yield upright(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), film.matrix)

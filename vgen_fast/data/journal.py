@@ -24,6 +24,15 @@ def write_durably(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
+def replace_durably(path: Path, content: bytes) -> None:
+    """As `write_whole`, and on the disk before it returns."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    write_durably(partial, content)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 # A film; a folder of pictures in the order of their numbers; a picture with frames one below or beside the other; a
-# record of a TFRecord file; a video of a NumPy array [frames, videos, height, width]; a single picture.
-Kind = Literal["film", "pictures", "strip", "record", "array", "picture"]
+# record of a TFRecord file; a video of a NumPy array [frames, videos, height, width]; a single picture; a cache's clip.
+Kind = Literal["film", "pictures", "strip", "record", "array", "picture", "clip"]
 FILMS = (".avi", ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".ts")
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -19,7 +19,7 @@ class Source:
     name: str
     path: str
     kind: Kind = "film"
-    number: int = 0  # of the record or of the array's video
+    number: int = 0  # of the record, the array's video or the cache's clip
     label: int | None = None
     split: str | None = None
 

@@ -1,77 +1,72 @@
-"""Sources of a data set -> a cache: which frames, made to fit, in a fixed order, by several processes; resumable."""
+"""Sources of a data set -> a cache, in a fixed order, by several processes; resumable."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .. import bair, clips, moving_mnist, strips
 from ..cache import Clip, Writer, to_jpegs
-from ..decode import Rejected, TooMuchBadData
+from ..decode import Film, Rejected, TooMuchBadData
 from ..pool import Pool
-from ..resize import Fit
-from ..sources import PICTURES, Listing, Source, below
+from ..resize import AS_IT_IS, Fit
+from ..sources import Listing, Source
 
-PIECE = 256  # frames that are asked for at once
 AHEAD = 4  # sources for each process that are read before their turn to be written
+PIECE, PIECE_BYTES = 256, 256 << 20  # frames that are asked for at once, and their bytes, at most
+SOUND = ("still", "no shots", "no faces", "unsteady", "reviewed")  # reasons of videos that nothing is wrong with
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is kept of each source, and how."""
+class BadPlug(ValueError):
+    """A function that was plugged in cannot be had, or gives something else than it should."""
 
-    fit: Fit
-    fps: Fraction | None = None  # the nearest frame for each 1 / fps seconds; None keeps all
-    take: Literal["all", "central", "groups"] = "all"
-    frames: int | None = None  # of the central clip or of each group; at least that many of all
-    short: Literal["reject", "repeat"] = "reject"  # fewer frames than that: or repeat the last one
+
+class Found(NamedTuple):
+    """What a builder makes of a source."""
+
+    clips: list[tuple[Clip, np.ndarray]]  # frames uint8 [T, H, W, 3]
+    rejected: list[tuple[str, str, str]]  # name, reason and text of the clips that were not kept
+
+
+class Builder(Protocol):
+    def __call__(self, source: Source, root: Path, listing: Listing, pool: Pool) -> Found:
+        """The clips of a source, or Rejected."""
 
     def to_json(self) -> dict:
-        return {**asdict(self), "fps": None if self.fps is None else str(self.fps), "filter": "bicubic, antialiased"}
-
-    def chosen(self, count: int) -> np.ndarray:
-        """[clips, frames]: which of `count` frames."""
-        wanted = self.frames or 1
-        if count < wanted and (self.short == "reject" or not count):
-            raise Rejected("too short", f"{count} frames, wanted {wanted}")
-        if self.take == "groups" and count >= wanted:
-            return clips.groups(count, wanted)
-        if self.take == "all" and count >= wanted:
-            return np.arange(count)[None]
-        return clips.central(count, wanted)[None]
+        """The whole recipe."""
 
 
 def build(
     writer: Writer,
     root: Path,
     listing: Listing,
-    recipe: Recipe,
+    builder: Builder,
     pool: Pool,
     workers: int,
     most_bad: float,
     progress: Callable[[int, int], None] = lambda done, bad: None,
 ) -> Counter:
-    """Adds every source to the cache, in order. The reasons of those that gave nothing, counted."""
-    bad = [(record["source"], record["rejected"][0]) for record in writer.records if record["rejected"]]
+    """Adds every source to the cache, in order. The reasons of what was rejected, counted."""
+    rejected = [row for record in writer.records for row in record["rejected"]]
     left = [source for source in listing.sources if source.name not in writer.done]
-    begun = len(listing.sources) - len(left)
+    names, begun = {source.name for source in listing.sources}, len(listing.sources) - len(left)
     with ThreadPoolExecutor(workers) as threads:
-        read = in_order(threads, lambda source: ingest(source, root, listing, recipe, pool), left, workers)
+        read = in_order(threads, lambda source: builder(source, root, listing, pool), left, workers)
         for done, (source, outcome) in enumerate(read, begun + 1):
             try:
-                writer.add(source.name, outcome.result())
+                found = outcome.result()
             except Rejected as error:
-                writer.add(source.name, [], (error.reason, error.text))
-                bad.append((source.name, error.reason))
-                check_budget(bad, len(listing.sources), most_bad)
+                found = Found([], [(source.name, error.reason, error.text)])
+            writer.add(source.name, found.clips, found.rejected)
+            rejected += found.rejected
+            bad = [(name, reason) for name, reason, _ in rejected if name in names and reason not in SOUND]
+            check_budget(bad, len(listing.sources), most_bad)
             progress(done, len(bad))
-    return Counter(reason for _, reason in bad)
+    return Counter(reason for _, reason, _ in rejected)
 
 
 def check_budget(bad: Sequence[tuple[str, str]], count: int, most_bad: float) -> None:
@@ -82,7 +77,7 @@ def check_budget(bad: Sequence[tuple[str, str]], count: int, most_bad: float) ->
 
 
 def in_order(
-    threads: ThreadPoolExecutor, work: Callable[[Source], list], sources: Sequence[Source], workers: int
+    threads: ThreadPoolExecutor, work: Callable[[Source], Found], sources: Sequence[Source], workers: int
 ) -> Iterator[tuple[Source, Future]]:
     """Each source and what came of it; only so many are read ahead as memory should hold."""
     waiting = []
@@ -93,57 +88,12 @@ def in_order(
     yield from waiting
 
 
-def ingest(source: Source, root: Path, listing: Listing, recipe: Recipe, pool: Pool) -> list[tuple[Clip, np.ndarray]]:
-    """The clips of one source, or Rejected."""
-    path = root / source.path
-    fps = listing.fps
-    if source.kind == "film":
-        film = pool.probe(path)
-        size, fps = (film.height, film.width, film.aspect), film.fps
-        indices = np.arange(len(film)) if recipe.fps is None else film.at(recipe.fps)
-
-        def read(chosen: np.ndarray) -> np.ndarray:
-            pieces = np.array_split(indices[chosen], range(PIECE, len(chosen), PIECE))
-            return np.concatenate([pool.read(path, film, piece, recipe.fit) for piece in pieces])
-
-        count = len(indices)
-    else:
-        whole, count = frames_of(source, path, pool)
-        if recipe.fps is not None and fps is not None:
-            times, base = np.arange(count), 1 / Fraction(fps).limit_denominator(1001)
-            indices = clips.resample(times, base, count, recipe.fps)
-        else:
-            indices = np.arange(count)
-        count = len(indices)
-        size = (*whole(0).shape[:2], 1)
-
-        def read(chosen: np.ndarray) -> np.ndarray:
-            return np.stack([recipe.fit(whole(index)) for index in indices[chosen].tolist()])
-
-    crop = recipe.fit.window(*size)
-    fps = float(recipe.fps) if recipe.fps is not None else fps
-    found, chosen = [], recipe.chosen(count)
-    for number, frames in enumerate(chosen):
-        name = source.name if len(chosen) == 1 else f"{source.name}#{number}"
-        clip = Clip(name, fps, source.label, source.split, source.path, crop)
-        found.append((clip, read(frames)))
-    return found
-
-
-def frames_of(source: Source, path: Path, pool: Pool) -> tuple[Callable[[int], np.ndarray], int]:
-    """A frame by its number, uint8 [H, W, 3], and how many there are."""
-    if source.kind == "pictures":
-        names = [name for name in below(path, path, PICTURES) if "/" not in name]
-        return (lambda index: pool.picture(path / names[index])), len(names)
-    if source.kind == "picture":
-        frames = pool.picture(path)[None]
-    elif source.kind == "strip":
-        frames = strips.cut(pool.picture(path))
-    elif source.kind == "record":
-        frames = bair.frames(path, source.number)
-    else:
-        frames = moving_mnist.frames(path, source.number)
-    return frames.__getitem__, len(frames)
+def frames(pool: Pool, path: Path, film: Film, indices: np.ndarray, fit: Fit = AS_IT_IS) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] one after the other; no more of them in memory than a piece."""
+    height, width = fit.crop or fit.size(film.height, film.width, film.aspect)
+    piece = max(1, min(PIECE, PIECE_BYTES // (height * width * 3)))
+    for first in range(0, len(indices), piece):
+        yield from pool.read(path, film, indices[first : first + piece], fit)
 
 
 @dataclass(frozen=True)
@@ -158,22 +108,39 @@ class Estimate:
     bytes: dict[str, float]
 
 
-def estimate(root: Path, listing: Listing, recipe: Recipe, pool: Pool, tries: int = 8) -> Estimate:
+def estimate(root: Path, listing: Listing, builder: Builder, pool: Pool, tries: int = 8) -> Estimate:
     """Reads some sources, evenly spread, and scales up."""
     step = max(1, len(listing.sources) // tries)
     tried = listing.sources[step // 2 :: step][:tries]
     began, num_clips, num_frames, raw, jpeg, rejected = time.perf_counter(), 0, 0, 0, 0, 0
     for source in tried:
         try:
-            found = ingest(source, root, listing, recipe, pool)
+            found = builder(source, root, listing, pool)
         except Rejected:
             rejected += 1
             continue
-        for _, frames in found:
-            num_clips, num_frames, raw = num_clips + 1, num_frames + len(frames), raw + frames.nbytes
-            few = frames[:: max(1, len(frames) // 4)]
-            jpeg += sum(map(len, to_jpegs(few, 2))) / len(few) * len(frames)
+        for _, clip in found.clips:
+            num_clips, num_frames, raw = num_clips + 1, num_frames + len(clip), raw + clip.nbytes
+            few = clip[:: max(1, len(clip) // 4)]
+            jpeg += sum(map(len, to_jpegs(few, 2))) / len(few) * len(clip)
     scale = len(listing.sources) / max(1, len(tried))
     seconds = (time.perf_counter() - began) * scale
     sizes = {"raw": raw * scale, "jpeg": jpeg * scale}
     return Estimate(len(tried), rejected, num_clips * scale, num_frames * scale, seconds, sizes)
+
+
+class Without:
+    """A builder whose clips people have looked at: those that they rejected are left out."""
+
+    def __init__(self, builder: Builder, rejected: dict[str, set[str]], digest: str):
+        self.builder, self.rejected, self.digest, self.met = builder, rejected, digest, set()
+
+    def to_json(self) -> dict:
+        return {**self.builder.to_json(), "decisions": self.digest}
+
+    def __call__(self, source: Source, root: Path, listing: Listing, pool: Pool) -> Found:
+        clips, rejected = self.builder(source, root, listing, pool)
+        out = {clip.id for clip, _ in clips if clip.id in self.rejected}
+        self.met |= out  # a set's union is one step of the interpreter: threads need no lock
+        kept = [(clip, frames) for clip, frames in clips if clip.id not in out]
+        return Found(kept, [*rejected, *((name, "reviewed", "rejected in the review") for name in sorted(out))])

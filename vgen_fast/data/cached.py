@@ -1,0 +1,30 @@
+"""A cache as a data set: to leave clips out of it, to split it, or to make its pictures or clips smaller."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from .cache import Cache, Clip, read_index
+from .sources import Listing, NoDataSet, Source
+
+
+@lru_cache(maxsize=2)
+def opened(root: Path) -> tuple[Cache, dict[str, list]]:
+    return Cache(root), read_index(root)["clips"]
+
+
+def index(root: Path, split: str | None = None) -> Listing:
+    cache, clips = opened(root)
+    mine = [i for i in range(len(cache)) if split is None or clips["split"][i] == split]
+    if not mine:
+        raise NoDataSet(f"{root} has no clips" + ("" if split is None else f" of the split {split!r}"))
+    sources = (Source(clips["id"][i], ".", "clip", i, label=clips["label"][i], split=clips["split"][i]) for i in mine)
+    return Listing(tuple(sources), cache.labels)
+
+
+def clip(root: Path, number: int) -> tuple[Clip, np.ndarray]:
+    """What is known of a clip, and its frames."""
+    cache, clips = opened(root)
+    known = {name: clips[name][number] for name in Clip.__dataclass_fields__ if name in clips}
+    return Clip(**known), cache.read(number)
