@@ -1,8 +1,9 @@
 """How many frames a second one core reads as clips of 16: `python benchmarks/data.py --table`.
 
 Films are 320x240, 250 frames, XviD as UCF-101 has it, and H.264 with a key frame at most every 250; caches hold 64x64.
-The sides take turns of 20 clips in one process, a figure is the median. Plain PyAV opens, seeks to the key frame before, decodes to
-the frame that is wanted and converts, as most loaders do; torchcodec is there if it can be imported.
+The sides take turns of 20 clips in one process, a figure is the median. Plain PyAV opens, seeks to the key frame
+before, decodes to the frame that is wanted and converts, as most loaders do; torchcodec is there if it can be imported.
+At the end: which share of a training step on two cores, at 16x64x64 with two clips, goes by before its clips are there.
 """
 
 import argparse
@@ -24,10 +25,15 @@ import torch
 from vgen_fast.data import decode
 from vgen_fast.data.cache import Cache, Clip, Writer
 from vgen_fast.data.loader import CachedClips, Window
+from vgen_fast.models import progressive
+from vgen_fast.train.loop import Training, start, step
+from vgen_fast.train.objectives import OBJECTIVES
+from vgen_fast.train.schedule import Phase
 
 RESULTS = Path(__file__).parent / "results"
 LENGTH, FRAMES, HEIGHT, WIDTH = 16, 250, 240, 320
 TURN = 20  # clips, until it is the other side's
+LEVEL = 4  # 16x64x64 of the thesis's schedule
 
 
 @dataclass
@@ -121,6 +127,30 @@ def rows(folder: Path) -> list[Row]:
     return found
 
 
+def waiting(folder: Path, storage: str, seconds: float) -> float:
+    """The share of a step's time that is spent in reading clips; median of steps."""
+    torch.manual_seed(0)
+    system = progressive.build(progressive.Config())
+    phase = Phase(LEVEL, 0, 1, 2, 2, 1e-3, 1e-3, "nothing")
+    training = Training((phase,), {"video": OBJECTIVES["wgan_gp"]})
+    state, clips = start(system, training), CachedClips(Cache(folder / f"{storage}.vgc"), Window(LENGTH), 0)
+    read, shares = [], []
+
+    def batches(positions: torch.Tensor, size: tuple[int, int, int]):
+        began = time.perf_counter()
+        found = clips(positions, size)
+        read.append(time.perf_counter() - began)
+        return found
+
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(shares) < 5:
+        read.clear()
+        began = time.perf_counter()
+        step(state, training, batches, lambda gradients: None)
+        shares.append(sum(read) / (time.perf_counter() - began))
+    return statistics.median(shares)
+
+
 def measure(row: Row, seconds: float) -> None:
     if {"ours", "PyAV"} <= set(row.sides) and not (row.sides["ours"](37) == row.sides["PyAV"](37)).all():
         sys.exit(f"{row.name}: the frames differ from those of PyAV")
@@ -137,11 +167,16 @@ def measure(row: Row, seconds: float) -> None:
     row.speeds = {side: 1 / statistics.median(taken) for side, taken in times.items()}
 
 
-def markdown(rows: list[Row], facts: dict) -> str:
+def markdown(rows: list[Row], waits: dict[str, float], facts: dict) -> str:
     lines = ["| clips of 16 frames from | ours, frames/s | floor | others, frames/s |", "|---|---|---|---|"]
     for row in rows:
         others = ", ".join(f"{side}: {speed:,.0f}" for side, speed in row.speeds.items() if side != "ours")
         lines.append(f"| {row.name} | {row.speeds['ours']:,.0f} | {f'{row.floor:,}' if row.floor else ''} | {others} |")
+    waited = ", ".join(f"{100 * share:.2f}% ({storage})" for storage, share in waits.items())
+    lines += [
+        "",
+        f"A training step on two cores at 16x64x64, two clips, waits for a cache {waited} of its time (≤ 2%).",
+    ]
     return "\n".join(lines) + "\n\nOne core, medians; " + ", ".join(f"{k} {v}" for k, v in facts.items()) + ".\n"
 
 
@@ -150,23 +185,27 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="write benchmarks/results/data.{json,md} as well")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {0})
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         table = rows(Path(folder))
+        waits = {storage: waiting(Path(folder), storage, 3 * arguments.seconds) for storage in ("raw", "jpeg")}
+        os.sched_setaffinity(0, {0})
+        torch.set_num_threads(1)
         for row in table:
             measure(row, arguments.seconds)
             print(row.name, {side: f"{speed:,.0f}" for side, speed in row.speeds.items()}, flush=True)
     facts = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "av": av.__version__, "torch": torch.__version__}
-    print("\n" + markdown(table, facts))
+    print("\n" + markdown(table, waits, facts))
     if arguments.table:
         kept = [
             {k: v for k, v in asdict(row).items() if k != "sides"}
             for row in [Row(r.name, r.floor, {}, r.speeds) for r in table]
         ]
-        (RESULTS / "data.json").write_text(json.dumps({"facts": facts, "rows": kept}, indent=1) + "\n")
-        (RESULTS / "data.md").write_text(markdown(table, facts))
-    sys.exit(any(row.speeds["ours"] < row.floor for row in table))
+        (RESULTS / "data.json").write_text(
+            json.dumps({"facts": facts, "rows": kept, "waiting": waits}, indent=1) + "\n"
+        )
+        (RESULTS / "data.md").write_text(markdown(table, waits, facts))
+    sys.exit(any(row.speeds["ours"] < row.floor for row in table) or max(waits.values()) > 0.02)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ class Config(Settings):
     """The least and the most frames of a cache from one frame of a clip to the next; drawn for each clip."""
     mirror: bool = False
     """Show every second clip of a cache, drawn at random, left to right."""
+    left: tuple[int, int] | None = None
+    """Of a cache that is wider than the videos: the least and the most first column, drawn for each clip."""
     short: Literal["refuse", "repeat"] = "refuse"
     """What becomes of clips of a cache with too few frames: the run is refused, or their last frame repeated."""
     shrink: Literal["mean", "pick"] = "mean"

@@ -178,9 +178,10 @@ def facts() -> list[tuple[str, str]]:
 
 def reading() -> str:
     """What holds the processes that read videos."""
-    from .data.pool import Reader
+    from .data.pool import Reader, check_ffmpeg, ffmpeg
 
     try:
+        check_ffmpeg(ffmpeg)
         reader = Reader()
     except RuntimeError as error:
         return str(error)
@@ -189,7 +190,8 @@ def reading() -> str:
     for name, held in reader.rungs.items():
         rungs[held].append(name)
     off = f", NOT by {' and '.join(rungs[False])}, which this kernel lacks" if rungs[False] else ""
-    return f"PyAV {version_of('av')}; processes that read files are held by {', '.join(rungs[True])}{off}"
+    held = f"processes that read files are held by {', '.join(rungs[True])}{off}"
+    return f"PyAV {version_of('av')}, FFmpeg {ffmpeg}; {held}"
 
 
 def here() -> Stack:

@@ -191,3 +191,7 @@ def test_any_name_will_do(written, tmp_path, name):
     path = os.path.join(os.fsencode(tmp_path), name)
     os.link(written["mpeg4.mp4"][0], path)
     assert numbers(path, [3]) == [3]
+
+
+def test_no_frames_are_none(written):
+    assert numbers(written["h264.mp4"][0], np.arange(0)) == []

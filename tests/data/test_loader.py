@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vgen_fast.data import transforms
 from vgen_fast.data.cache import BadCache, Cache, Clip, Writer
 from vgen_fast.data.loader import CachedClips, Window
 
@@ -88,3 +89,36 @@ def test_smaller_levels_are_means(cache):
     wanted = torch.nn.functional.avg_pool3d(whole.float(), 4).round().to(torch.uint8)
     assert torch.equal(small, wanted)
     assert small.is_contiguous()
+
+
+def test_first_columns_are_drawn_for_each_position(tmp_path):
+    """TGANv2: 192x256, of which 192 columns are shown, from column 4 to 60; here 8 of 20, from 2 to 9."""
+    writer = Writer(tmp_path / "a.vgc", (8, 20), {})
+    frames = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None], (4, 8, 20, 3))
+    writer.add("a", [(Clip("a"), frames)])
+    writer.finish({}, {})
+    clips = CachedClips(Cache(tmp_path / "a.vgc"), Window(4, left=(2, 9), width=8), seed=0)
+    video, _ = clips(torch.arange(400), (4, 8, 8))
+    first = video[:, 0, 0, 0, 0]
+    assert (video == (first[:, None] + torch.arange(8))[:, None, None, None]).all()
+    assert sorted(set(first.tolist())) == list(range(2, 10))
+    assert (clips(torch.tensor([123]), (4, 8, 8))[0] == video[123]).all()
+    with pytest.raises(BadCache, match="8 of 20 columns cannot start at"):
+        CachedClips(clips.cache, Window(4, left=(2, 13), width=8), seed=0)
+
+
+def test_the_levels_of_tganv2_by_hand(cache):
+    clips = CachedClips(cache, Window(16), seed=0)
+    positions = torch.arange(64)
+    phases = clips.phases(positions, 4)
+    assert phases.shape == (64, 3)
+    assert {tuple(row) for row in phases.tolist()} == set(itertools.product((0, 1), repeat=3))
+    assert (clips.phases(positions[5:6], 4) == phases[5]).all()
+    frames = torch.arange(16, dtype=torch.uint8)[None, None, :, None, None]
+    video = torch.randint(256, (2, 3, 1, 8, 8)).to(torch.uint8) // 16 * 16 + frames
+    levels = transforms.nested(video, torch.tensor([[1, 0, 1], [0, 0, 0]]))
+    assert [tuple(level.shape[2:]) for level in levels] == [(16, 1, 1), (8, 2, 2), (4, 4, 4), (2, 8, 8)]
+    times = [[frame % 16 for frame in level[0, 0, :, 0, 0].tolist()] for level in levels[-1:]]
+    assert times == [[5, 13]]  # odd ones; of them the even; of them the odd: 1 + 0 + 4
+    assert (levels[3][1] == video[1, :, ::8]).all()
+    torch.testing.assert_close(levels[1][0, 0, 3, 1, 0], video[0, 0, 7, 4:, :4].float().mean())

@@ -197,3 +197,21 @@ def test_two_thousand_clips_leave_no_trace(paths):
         assert after[0] - before[0] <= 5000  # kB, over 1,500 clips; a frame kept of each would be 14,000
         assert after[1:] == before[1:]
         assert readers.replaced == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "good"),
+    [
+        *(("8.1.2", True), ("8.1.1", False), ("7.1.4", False), ("7.1.5-0+deb13u1", True), ("n8.0.3", True)),
+        *(("8.0.2", False), ("8.2", True), ("9.0.1", True), ("6.1.9", False), ("7.0.9", False), ("N-120-gabc", False)),
+    ],
+)
+def test_an_ffmpeg_with_known_holes_reads_only_what_is_trusted(paths, monkeypatch, version, good):
+    monkeypatch.setattr(pool, "ffmpeg", version)
+    if good:
+        pool.Pool().close()
+        return
+    with pytest.raises(pool.Holes, match=r"FFmpeg .* is open to films made for it"):
+        pool.Pool()
+    with pool.Pool(trusted=True) as readers:
+        assert len(readers.probe(paths[0]))

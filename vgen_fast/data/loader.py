@@ -24,6 +24,8 @@ class Window:
     strides: tuple[int, int] = (1, 1)  # the least and the most frames from one to the next
     mirror: bool = False  # every second clip, left to right
     short: str = "refuse"  # or "repeat": the last frame of clips that are too short
+    left: tuple[int, int] | None = None  # the least and the most first column, of `width`; None shows all columns
+    width: int = 0
 
 
 class CachedClips:
@@ -36,6 +38,8 @@ class CachedClips:
         if not len(self.chosen):
             raise BadCache(f"{cache.folder} has no clips" + ("" if split is None else f" of the split {split!r}"))
         shortest = int(cache.frames[self.chosen].min())
+        if window.left and not 0 <= window.left[0] <= window.left[1] <= cache.size[1] - window.width:
+            raise BadCache(f"{cache.folder}: {window.width} of {cache.size[1]} columns cannot start at {window.left}")
         needed = 1 if window.short == "repeat" else (window.frames - 1) * window.strides[0] + 1
         if shortest < needed:
             raise BadCache(f"{cache.folder} has clips of {shortest} frames, {needed} are needed")
@@ -54,12 +58,23 @@ class CachedClips:
             frames = self.cache.read(clip, slice(first, first + (self.window.frames - 1) * stride + 1, stride))
         else:
             frames = self.cache.read(clip, np.minimum(clips.window(0, self.window.frames, stride), length - 1))
+        if self.window.left:
+            least, most = self.window.left
+            first = least + draw(self.seed, position, "left")[0] % (most + 1 - least)
+            frames = frames[:, :, first : first + self.window.width]
         if self.window.mirror and drawn[2] % 2:
             frames = frames[:, :, ::-1]
         return frames, int(self.cache.label[clip])
 
+    def phases(self, positions: Tensor, levels: int) -> Tensor:
+        """[B, levels - 1]: 0 or 1, for `transforms.nested`."""
+        drawn = [draw(self.seed, position, "phases")[0] for position in positions.tolist()]
+        return torch.tensor([[number >> level & 1 for level in range(levels - 1)] for number in drawn])
+
     def __call__(self, positions: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        batch = np.empty((len(positions), 3, self.window.frames, *self.cache.size), np.uint8)
+        height, width = self.cache.size
+        width = self.window.width if self.window.left else width
+        batch = np.empty((len(positions), 3, self.window.frames, height, width), np.uint8)
         labels = np.empty((len(positions), 1), np.int64)
         for video, label, position in zip(batch, labels, positions.tolist(), strict=True):
             frames, label[:] = self.clip(position)
@@ -67,6 +82,7 @@ class CachedClips:
         return transforms.shrink(torch.from_numpy(batch), size), torch.from_numpy(labels)
 
 
-def draw(seed: int, position: int) -> tuple[int, int, int]:
+def draw(seed: int, position: int, *use: str) -> tuple[int, int, int]:
     """Three numbers of 64 bits: a generator of NumPy takes 20 times as long to be made."""
-    return struct.unpack("<3Q", hashlib.blake2b(f"{seed} {position}".encode(), digest_size=24).digest())
+    key = " ".join(map(str, (seed, position, *use)))
+    return struct.unpack("<3Q", hashlib.blake2b(key.encode(), digest_size=24).digest())

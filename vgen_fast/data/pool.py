@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import av
 import numpy as np
 
 from . import reader
@@ -25,6 +27,26 @@ CLIP = 64
 START_SECONDS = 60.0
 SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
 ADD_SEALS = 1033
+
+
+ffmpeg = av.ffmpeg_version_info
+FFMPEG = ((7, 1, 5), (8, 0, 3), (8, 1, 2))  # the first of each line without known holes (CVE-2026-8461)
+
+
+class Holes(RuntimeError):
+    """This FFmpeg is known to be open to films made for it."""
+
+
+def check_ffmpeg(version: str) -> None:
+    found = re.match(r"\D?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    number = tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    line = next((floor for floor in FFMPEG if floor[:2] == number[:2]), FFMPEG[-1])
+    if number < line:
+        wanted = ", ".join(".".join(map(str, floor)) for floor in FFMPEG)
+        raise Holes(
+            f"FFmpeg {version}, which PyAV {av.__version__} brings, is open to films made for it: wanted {wanted} or "
+            "newer (pip install -U av); --trusted reads films that you know all the same"
+        )
 
 
 class Lost(Rejected):
@@ -84,10 +106,13 @@ def shared(size: int) -> Iterator[int]:
 class Pool:
     """Films and frames by path, for any number of threads at once; every file through one of `workers` processes.
 
-    A reader that dies or takes longer than `seconds` is killed and replaced, and the request made once more.
+    A reader that dies or takes longer than `seconds` is killed and replaced, and the request made once more. With an
+    FFmpeg that has known holes only `trusted` films are read.
     """
 
-    def __init__(self, workers: int = 1, limits: Limits = LIMITS, seconds: float = SECONDS):
+    def __init__(self, workers: int = 1, limits: Limits = LIMITS, seconds: float = SECONDS, trusted: bool = False):
+        if not trusted:
+            check_ffmpeg(ffmpeg)
         self.limits, self.seconds = limits, seconds
         self.idle: queue.SimpleQueue[Reader | None] = queue.SimpleQueue()
         self.lock, self.readers, self.replaced = threading.Lock(), set(), 0

@@ -25,6 +25,22 @@ def shrink(video: Tensor, size: tuple[int, int, int]) -> Tensor:
     return F.avg_pool3d(video.float(), factor).round_().to(torch.uint8)
 
 
+def nested(video: Tensor, phases: Tensor) -> tuple[Tensor, ...]:
+    """Reals for the levels of TGANv2, small and long to large and short, as many values in each: float, not rounded.
+
+    Of L levels, level l = 0 ... L - 1 has every 2^l-th frame, averaged over boxes of 2^(L - 1 - l) pixels. Each halving
+    takes the even or the odd frames of the level before: `phases` [B, L - 1], 0 or 1. Bytes [B, 3, T, H, W].
+    """
+    found, last = [], phases.shape[1]
+    for level in range(last + 1):
+        box = 2 ** (last - level)
+        found.append(F.avg_pool3d(video.float(), (1, box, box)))
+        if level < last:
+            pairs = video.unflatten(2, (-1, 2))
+            video = pairs[torch.arange(len(video)), :, :, phases[:, level]]
+    return tuple(found)
+
+
 def to_bytes(video: Tensor) -> Tensor:
     """[-1, 1] -> uint8, rounded and clamped."""
     return ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -174,11 +174,12 @@ def dataset(config: Config, complain: Callable[[str], None] = report.complain) -
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
     try:
         if path.suffix == ".vgc":
-            window = Window(size[0], config.strides, config.mirror, config.short)
+            window = Window(size[0], config.strides, config.mirror, config.short, config.left, size[2])
             clips = CachedClips(Cache(path), window, config.seed, config.split)
             labels = tuple(len(values) for values in clips.labels.values())
-            if any(have % want for have, want in zip(clips.cache.size, size[1:], strict=True)):
-                have, want = ("x".join(map(str, pair)) for pair in (clips.cache.size, size[1:]))
+            shown = (clips.cache.size[0], size[2]) if config.left else clips.cache.size
+            if any(have % want for have, want in zip(shown, size[1:], strict=True)):
+                have, want = ("x".join(map(str, pair)) for pair in (shown, size[1:]))
                 refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
         else:
             clips = Strips(path, size, config.seed, complain, config.shrink == "pick")
