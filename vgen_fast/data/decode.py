@@ -244,31 +244,43 @@ def read(
 
     `out` is filled where it is given: fresh memory of this size costs more than decoding. Frames are made to `fit` it.
     """
-    wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-    out = np.empty((len(places), film.height, film.width, 3), np.uint8) if out is None else out
-    for i, frame in enumerate(frames(file, film, wanted, limits)):
-        out[places == i] = fit(frame, film.aspect)
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(np.asarray(indices).tolist()):
+        places.setdefault(index, []).append(place)
+    out = np.empty((len(indices), film.height, film.width, 3), np.uint8) if out is None else out
+    wanted = sorted(places)
+    for index, frame in zip(wanted, frames(file, film, wanted, limits), strict=True):
+        fitted = fit(frame, film.aspect)
+        for place in places[index]:
+            out[place] = fitted
     return out
 
 
-def frames(file: int, film: Film, wanted: np.ndarray, limits: Limits = LIMITS) -> Iterator[np.ndarray]:
+def frames(file: int, film: Film, wanted: list[int], limits: Limits = LIMITS) -> Iterator[np.ndarray]:
     """uint8 [H, W, 3] for each index of `wanted`, which must rise; upright, with pixels as wide as they are stored."""
     if len(wanted) > limits.frames:
         raise Rejected("too long", f"{len(wanted)} frames at once; at most {limits.frames}")
     if len(wanted) * film.height * film.width > limits.all_pixels:
         raise Rejected("too large", f"{len(wanted)} frames of {film.height}x{film.width} pixels at once")
     reformatter = av.video.reformatter.VideoReformatter()
-    missing = iter(wanted.tolist())
+    missing = iter(wanted)
     index = next(missing, None)
     if index is None:
         return
     for at, frame in numbered(file, film, index, limits):
         if at == index:
-            yield upright(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), film.matrix)
+            yield upright(pixels(reformatter.reformat(frame, format="rgb24", threads=1)), film.matrix)
             index = next(missing, None)
             if index is None:
                 return
     raise Rejected("truncated", f"frame {index} of {len(film)} is missing")
+
+
+def pixels(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 [H, W, 3] of a frame of rgb24, in the frame's own memory."""
+    (plane,) = frame.planes
+    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 def numbered(file: int, film: Film, first: int, limits: Limits) -> Iterator[tuple[int, av.VideoFrame]]:
