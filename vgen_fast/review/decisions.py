@@ -4,7 +4,8 @@
 
 A batch is what was decided by one press of Enter; taking it back appends a batch with `undoes`, and what its clips had
 before. A line is on the disk before anybody is told that it is. Decisions name clips by their id; one whose digest is
-not that of the clip was made about other frames, and does not count.
+not that of the clip was made about other frames, and does not count on the screen. A build goes by ids alone: what was
+rejected at one size stays out at another.
 """
 
 import fcntl
@@ -127,14 +128,10 @@ def batches(lines: list[dict]) -> Iterator[tuple[int, list[dict]]]:
         yield batch, members
 
 
-def rejected(path: Path) -> dict[str, set[str]]:
-    """The clips that a reviewer's last decision rejects: their digests, by id."""
-    latest: dict[tuple[str, str, str], Decision] = {}
+def rejected(path: Path) -> set[str]:
+    """Ids of the clips that some reviewer's last decision rejects."""
+    latest: dict[tuple[str, str], Decision] = {}
     for _, lines in batches(journal.whole_lines(path)):
         for line in lines:
-            latest[line["reviewer"], line["id"], line["sha256"]] = line["decision"]
-    found: dict[str, set[str]] = {}
-    for (_, name, digest), decision in latest.items():
-        if decision == "reject":
-            found.setdefault(name, set()).add(digest)
-    return found
+            latest[line["reviewer"], line["id"]] = line["decision"]
+    return {name for (_, name), decision in latest.items() if decision == "reject"}

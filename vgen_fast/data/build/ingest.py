@@ -132,7 +132,7 @@ def estimate(root: Path, listing: Listing, builder: Builder, pool: Pool, tries: 
 class Without:
     """A builder whose clips people have looked at: those that they rejected are left out."""
 
-    def __init__(self, builder: Builder, rejected: dict[str, set[str]], digest: str):
+    def __init__(self, builder: Builder, rejected: set[str], digest: str):
         self.builder, self.rejected, self.digest, self.met = builder, rejected, digest, set()
 
     def to_json(self) -> dict:
