@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from vgen_fast.data import cache, journal
-from vgen_fast.data.cache import BadCache, Cache, Clip, Writer, join, split_by_source
+from vgen_fast.data.build.whole import join, split_by_source
+from vgen_fast.data.cache import BadCache, Cache, Clip, Writer
 
 RECIPE = {"filter": "none", "part": None}
 LABELS = {"class": ("odd", "even")}
@@ -75,6 +76,29 @@ def test_zipfile_alone_finds_the_pictures_of_a_jpeg_cache(tmp_path):
     assert first[:3] == b"\xff\xd8\xff"
     start = first.index(b"\xff\xc0") + 10  # components of the frame header: id, sampling, table
     assert [first[start + 3 * i + 1] for i in range(3)] == [0x11] * 3 or len({*first[start + 1 :: 3][:3]}) == 1
+
+
+def test_pictures_that_were_packed_anew_are_read_and_damaged_ones_refused(tmp_path):
+    """Another program's headers may hold more than a name; zipfile writes a longer one where it knows no length."""
+    folder = built(tmp_path / "a.vgc", storage="jpeg")
+    whole, shard = Cache(folder).read(3), folder / "shard-00000.zip"
+    with zipfile.ZipFile(shard) as file:
+        pictures = {entry.filename: file.read(entry) for entry in file.infolist()}
+    with zipfile.ZipFile(shard, "w") as file:
+        for name, content in pictures.items():
+            with file.open(name, "w", force_zip64=True) as one:
+                one.write(content)
+    again = Cache(folder)
+    assert (again.read(3) == whole).all()
+    assert again.digest(3) == again.column("sha256")[3]
+    name = cache.jpeg_name(int(again.first[3]), 2)
+    with open(shard, "r+b") as file:
+        file.seek(shard.read_bytes().index(pictures[name]) + 200)
+        file.write(b"damage")
+    with pytest.raises(zipfile.BadZipFile, match=f"{name} is damaged"):
+        again.read(3)
+    assert again.digest(3) is None
+    assert (again.read(3, slice(0, 2)) == whole[:2]).all()
 
 
 @pytest.mark.parametrize("storage", ["raw", "jpeg"])

@@ -210,8 +210,9 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path):
     second = run(folder, "--clips", 100_000, timeout=20)
     assert second.returncode == 2
     assert "another process is training" in second.stderr
-    rows = len(whole_lines(folder / "stats.jsonl"))
-    time.sleep(0.5)
+    rows, until = len(whole_lines(folder / "stats.jsonl")), time.monotonic() + 30
+    while len(whole_lines(folder / "stats.jsonl")) == rows and time.monotonic() < until:
+        time.sleep(0.02)
     assert first.poll() is None
     assert len(whole_lines(folder / "stats.jsonl")) > rows
     first.kill()

@@ -24,7 +24,8 @@ from .build import ingest
 from .build.ingest import BadPlug
 from .build.landscape import Landscape
 from .build.selection import Selection
-from .cache import BadCache, Cache, Writer, join, split_by_source
+from .build.whole import join, split_by_source
+from .cache import BadCache, Cache, Writer
 from .decode import TooMuchBadData
 from .pool import Holes, Pool
 from .resize import Fit

@@ -17,10 +17,10 @@ import hashlib
 import io
 import json
 import os
-import shutil
+import struct
 import threading
 import zipfile
-from collections import Counter
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -31,7 +31,7 @@ import av
 import numpy as np
 
 from . import journal
-from .sources import natural
+from .decode import rows
 
 FORMAT = 1
 Storage = Literal["raw", "jpeg"]
@@ -206,75 +206,6 @@ def write_tables(
     journal.replace_durably(folder / "index.json", json.dumps(index).encode())
 
 
-def join(target: Path, parts: Sequence[Path]) -> None:
-    """One cache of parts that were built on several machines; shards are linked where that is possible, else copied."""
-    if target.exists():
-        raise BadCache(f"{target} is there already")
-    indices = [read_index(part) for part in parts]
-    builds = [json.loads((part / "build.json").read_bytes()) for part in parts]
-    order = sorted(range(len(parts)), key=lambda i: natural(str(builds[i]["recipe"].get("part"))))
-    first = order[0]
-    alike = [
-        (i["storage"], i["height"], i["width"], i["labels"], b["recipe"] | {"part": None})
-        for i, b in zip(indices, builds, strict=True)
-    ]
-    for part, one in zip(parts, alike, strict=True):
-        if one != alike[first]:
-            raise BadCache(f"{part} was built by another recipe than {parts[first]}")
-    named = [builds[i]["recipe"].get("part") for i in order]
-    if named != [f"{i + 1}/{len(parts)}" for i in range(len(parts))]:
-        raise BadCache(
-            f"these are the parts {', '.join(map(str, named))}, wanted all of 1/{len(parts)} and so on, once each"
-        )
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a merge that was interrupted
-    partial.mkdir()
-    clips, rejected, absent, shards = {name: [] for name in PROPERTIES}, [], 0, 0
-    storage = indices[first]["storage"]
-    for i in order:
-        mine = indices[i]["clips"]
-        numbers = sorted(set(mine["shard"]))
-        for number in numbers:
-            link_or_copy(
-                parts[i] / name_of(number, storage), partial / name_of(shards + numbers.index(number), storage)
-            )
-        for name in PROPERTIES:
-            clips[name] += [shards + numbers.index(n) for n in mine[name]] if name == "shard" else mine[name]
-        shards, absent = shards + len(numbers), max(absent, builds[i].get("absent", 0))
-        with open(parts[i] / "rejected.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rejected += list(csv.reader(file))[1:]
-    size = indices[first]["height"], indices[first]["width"]
-    counted = dict(Counter(reason for _, reason, _ in rejected))
-    facts = {"versions": builds[first]["versions"], "absent": absent, "rejected": counted}
-    write_tables(partial, storage, size, indices[first]["labels"], clips, rejected, alike[first][-1], facts)
-    os.replace(partial, target)
-
-
-def split_by_source(folder: Path, validation: int, seed: int = 0) -> None:
-    """Sources are drawn until they have so many clips, and are the split "val"; the others are "train" (S4 3.9)."""
-    index = read_index(folder)
-    clips = index["clips"]
-    sources = sorted(set(clips["source"]))
-    clips_of = Counter(clips["source"])
-    drawn, count = set(), 0
-    for place in np.random.default_rng(seed).permutation(len(sources)).tolist():
-        if count >= validation:
-            break
-        drawn.add(sources[place])
-        count += clips_of[sources[place]]
-    if count < validation or len(drawn) == len(sources):
-        raise BadCache(f"{folder} has {len(clips['id'])} clips of {len(sources)} sources: {validation} leave no others")
-    clips["split"] = ["val" if source in drawn else "train" for source in clips["source"]]
-    journal.replace_durably(folder / "index.json", json.dumps(index).encode())
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-
-
 def name_of(shard: int, storage: Storage) -> str:
     return f"shard-{shard:05}.{SUFFIX[storage]}"
 
@@ -316,6 +247,7 @@ class Cache:
         self.folder = Path(folder)
         index = read_index(self.folder)
         self.storage, self.size = index["storage"], (index["height"], index["width"])
+        self._open: dict[int, np.ndarray | Stored] = {}
         self.labels = {name: tuple(values) for name, values in index["labels"].items()}
         clips = index["clips"]
         self.shard, self.first, self.frames = (np.array(clips[n], dtype=np.int64) for n in ("shard", "first", "frames"))
@@ -350,7 +282,7 @@ class Cache:
             first = self.first[clip]
             return shard[first : first + self.frames[clip]][frames]
         chosen = np.arange(self.frames[clip])[frames].tolist()
-        return from_jpegs([shard.read(jpeg_name(self.first[clip], i)) for i in chosen], self.size)
+        return from_jpegs([shard[jpeg_name(self.first[clip], i)] for i in chosen], self.size)
 
     def column(self, name: str) -> list:
         """A property of every clip, read anew: loaders need few of them."""
@@ -364,25 +296,34 @@ class Cache:
         found = hashlib.sha256()
         try:
             for i in range(self.frames[clip]):
-                found.update(shard.read(jpeg_name(self.first[clip], i)))
+                found.update(shard[jpeg_name(self.first[clip], i)])
         except (zipfile.BadZipFile, KeyError):
             return None
         return found.hexdigest()
 
-    def _shard(self, number: int) -> np.ndarray | zipfile.ZipFile:
-        """Opened once in each process: a file that two of them share has one place for both."""
-        if self._process != os.getpid():
-            self._process, self._open = os.getpid(), {}
+    def _shard(self, number: int) -> "np.ndarray | Stored":
         if number not in self._open:
             path = self.folder / name_of(number, self.storage)
             self._open[number] = (
-                np.memmap(path, np.uint8, "r").reshape(-1, *self.size, 3)
-                if self.storage == "raw"
-                else zipfile.ZipFile(path)
+                np.memmap(path, np.uint8, "r").reshape(-1, *self.size, 3) if self.storage == "raw" else Stored(path)
             )
         return self._open[number]
 
-    _process, _open = 0, None
+
+class Stored:
+    """The files of a ZIP that keeps them as they are, by name: zipfile takes three times as long for each."""
+
+    def __init__(self, path: Path):
+        self.zip = zipfile.ZipFile(path)
+
+    def __getitem__(self, name: str) -> bytes:
+        entry, file = self.zip.getinfo(name), self.zip.fp.fileno()
+        lengths = os.pread(file, 4, entry.header_offset + 26)  # of the name and the extra field before the content
+        start = entry.header_offset + 30 + sum(struct.unpack("<2H", lengths))
+        content = os.pread(file, entry.file_size, start)
+        if zlib.crc32(content) != entry.CRC:
+            raise zipfile.BadZipFile(f"{self.zip.filename}: {name} is damaged")
+        return content
 
 
 class Decoder(threading.local):
@@ -391,20 +332,24 @@ class Decoder(threading.local):
     def __init__(self):
         self.process = None
 
-    def __call__(self, content: bytes) -> np.ndarray:
+    def __call__(self, content: bytes) -> av.VideoFrame:
+        """In planes of green, blue and red."""
         if self.process != os.getpid():
             self.process, self.coder = os.getpid(), av.CodecContext.create("mjpeg", "r")
             self.coder.thread_count = 1
             self.reformatter = av.video.reformatter.VideoReformatter()
         (picture,) = self.coder.decode(av.Packet(content))
-        return self.reformatter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+        return self.reformatter.reformat(picture, format="gbrp", threads=1)
 
 
 decoder = Decoder()
 
 
 def from_jpegs(contents: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
-    frames = np.empty((len(contents), *size, 3), np.uint8)
-    for frame, content in zip(frames, contents, strict=True):
-        frame[:] = decoder(content)
-    return frames
+    """[T, H, W, 3], a view of [3, T, H, W]: decoders and training both have colours in planes."""
+    video = np.empty((3, len(contents), *size), np.uint8)
+    for t, content in enumerate(contents):
+        picture = decoder(content)
+        for colour, plane in zip((1, 2, 0), picture.planes, strict=True):
+            video[colour, t] = rows(plane, picture.width)
+    return video.transpose(1, 2, 3, 0)

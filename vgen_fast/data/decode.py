@@ -279,8 +279,12 @@ def frames(file: int, film: Film, wanted: list[int], limits: Limits = LIMITS) ->
 def pixels(frame: av.VideoFrame) -> np.ndarray:
     """uint8 [H, W, 3] of a frame of rgb24, in the frame's own memory."""
     (plane,) = frame.planes
-    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
-    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+    return rows(plane, 3 * frame.width).reshape(frame.height, frame.width, 3)
+
+
+def rows(plane: av.video.plane.VideoPlane, length: int) -> np.ndarray:
+    """uint8 [H, length] in the frame's own memory."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :length]
 
 
 def numbered(file: int, film: Film, first: int, limits: Limits) -> Iterator[tuple[int, av.VideoFrame]]:
