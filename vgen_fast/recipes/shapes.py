@@ -19,7 +19,7 @@ def shapes() -> Config:
         objective="vanilla_r1",
         penalty=0.5,
         penalty_every=4,
-        clips=13_600,
+        clips=12_800,
         phases=phases,
         optim=Optim(generator_lr=5e-3, critic_lr=4e-3, betas=(0.5, 0.99), ema=0.997),
         every=Every(tick=200, samples=1_000, checkpoint=2_000),
