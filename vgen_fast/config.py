@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from .data.strips import Shrink
 from .models import progressive
 from .models.system import Stage
 from .train.schedule import Phase, Recompute, stage_at
@@ -91,8 +92,8 @@ class Config(Settings):
     """Of a cache that is wider than the videos: the least and the most first column, drawn for each clip."""
     short: Literal["refuse", "repeat"] = "refuse"
     """What becomes of clips of a cache with too few frames: the run is refused, or their last frame repeated."""
-    shrink: Literal["mean", "pick"] = "mean"
-    """How strips become smaller than their files: by the mean of boxes, or by a pixel of each, for drawings."""
+    shrink: Shrink = "mean"
+    """How strips become smaller than their files: by the mean of boxes, by a pixel of each, or by a window of them."""
     clips: int = Field(gt=0)
     """Length of the run, in clips the networks have seen."""
     batch: int | None = Field(None, gt=0)

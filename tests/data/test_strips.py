@@ -60,10 +60,35 @@ def test_each_time_round_has_every_clip_once_under_its_class(folder):
 def test_a_picked_pixel_of_each_box_keeps_the_colours_that_are_there(tmp_path):
     frames = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), size=(4, 8, 8, 3))
     save(tmp_path / "a" / "0.png", frames)
-    picked, _ = Strips(tmp_path, (4, 4, 4), seed=0, pick=True).clip(0)
+    picked, _ = Strips(tmp_path, (4, 4, 4), seed=0, shrink="pick").clip(0)
     np.testing.assert_array_equal(picked, frames[:, ::2, ::2])
     means, _ = Strips(tmp_path, (4, 4, 4), seed=0)(torch.tensor([0]), (4, 4, 4))
     assert not set(means.unique().tolist()) <= {0, 255}
+
+
+def test_a_window_holds_what_is_bright_wherever_that_is_possible(tmp_path):
+    """A square of 4 goes down by 1 a frame from row 3: nine frames of it need 12 rows, as many as the window has."""
+    frames = np.zeros((20, 32, 32, 3), np.uint8)
+    for t in range(20):
+        frames[t, 3 + t : 7 + t, 9:13] = 50 + t, 0, 0
+    frames[:10, :, :, 2] = 32  # not bright enough
+    frames[15:, 0, 31] = 255  # in the last five frames something else is bright, too far away
+    save(tmp_path / "a" / "0.png", frames)
+    strips = Strips(tmp_path, (9, 12, 12), seed=0, shrink="crop")
+    starts, places = set(), set()
+    for i in range(60):
+        clip, _ = strips.clip(i)
+        assert clip.shape == (9, 12, 12, 3)
+        bright = clip.max(axis=-1) > 32
+        assert (bright.sum(axis=(1, 2)) == 16).all()
+        assert (np.diff(clip[..., 0].max(axis=(1, 2)).astype(int)) == 1).all()  # every frame
+        starts.add(int(clip[0].max()))
+        places.add(int(np.flatnonzero(bright[0].any(axis=0))[0]))
+        assert np.flatnonzero(bright[0].any(axis=1))[0] == 0
+    assert starts == set(range(50, 57))
+    assert places == set(range(9))
+    wide = Strips(tmp_path, (9, 8, 8), seed=0, shrink="crop")  # no window holds 12 rows
+    assert wide.clip(0)[0].shape == (9, 8, 8, 3)
 
 
 def test_windows_start_anywhere(folder):

@@ -6,6 +6,7 @@ Legend: T frames, H x W pixels. A frame's side is the shorter side of the pictur
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from .decode import Rejected, TooMuchBadData
 from .sources import PICTURES, Listing, NoDataSet, Source, below
 
 MOST_BAD = 0.05  # of the files
+BRIGHT = 32  # the largest channel of what stands out from black
+
+# How frames become smaller: the mean of boxes; their first pixel, so that drawn shapes keep hard edges, and no colours
+# that they do not have; or a window of the frames, which then follow each other as in the file.
+Shrink = Literal["mean", "pick", "crop"]
 
 
 def read_strip(path: Path) -> np.ndarray:
@@ -46,12 +52,31 @@ def cut(picture: np.ndarray) -> np.ndarray:
     return picture.reshape(-1, side, side, 3)
 
 
+def cropped(frames: np.ndarray, size: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """Frames in a row and a window in them, drawn from those that hold all that is bright; else the nearest to that."""
+    num_frames, *sides = size
+    red, green, blue = np.moveaxis(frames, 3, 0)
+    bright = np.maximum(np.maximum(red, green), blue) > BRIGHT  # max takes nine times as long
+    ends = []  # of what is bright, down and across, in the frames from each start: first, last [2, starts]
+    for axis in (2, 1):
+        seen = bright.any(axis=axis)  # [T, H] or [T, W]
+        seen = np.lib.stride_tricks.sliding_window_view(seen, num_frames, axis=0).any(axis=2)  # [starts, H or W]
+        ends.append((seen.argmax(axis=1), seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1)))
+    beyond = sum((last - first + 1 - side).clip(0) for (first, last), side in zip(ends, sides, strict=True))  # [starts]
+    start = int(rng.choice(np.flatnonzero(beyond == beyond.min())))
+    window = [slice(start, start + num_frames)]
+    for (first, last), side, whole in zip(ends, sides, frames.shape[1:], strict=False):
+        low, high = sorted((int(last[start]) + 1 - side, int(first[start])))
+        place = min(max(int(rng.integers(low, high + 1)), 0), whole - side)
+        window.append(slice(place, place + side))
+    return frames[tuple(window)]
+
+
 class Strips:
     """Windows of T frames, as far apart as the length of a file allows, in an order drawn anew each time round.
 
     Item i is a function of (seed, i) alone. A bad file is left out and named by `complain`, and the next one of the
-    order takes its place. Frames of larger files are shrunk to `size` by boxes, to their mean or, with `pick`, to
-    their first pixel: drawn shapes then keep hard edges, and no colours that they do not have.
+    order takes its place. Frames of larger files become `size` as Shrink tells.
     """
 
     def __init__(
@@ -60,9 +85,9 @@ class Strips:
         size: tuple[int, int, int],
         seed: int,
         complain: Callable[[str], None] = lambda text: None,
-        pick: bool = False,
+        shrink: Shrink = "mean",
     ):
-        self.size, self.seed, self.complain, self.pick = size, seed, complain, pick
+        self.size, self.seed, self.complain, self.shrink = size, seed, complain, shrink
         self.classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
         self.files = [
             (path, label)
@@ -89,13 +114,17 @@ class Strips:
 
     def window(self, path: Path, rng: np.random.Generator) -> np.ndarray:
         frames, (num_frames, height, width) = read_strip(path), self.size
-        if len(frames) < num_frames or frames.shape[1] % height or frames.shape[2] % width:
+        side = frames.shape[1]
+        fits = side >= max(height, width) if self.shrink == "crop" else side % height == side % width == 0
+        if len(frames) < num_frames or not fits:
             was = "x".join(map(str, frames.shape[:3]))
             raise Rejected("too small", f"{was} gives no clip of {num_frames}x{height}x{width}")
+        if self.shrink == "crop":
+            return cropped(frames, self.size, rng)
         apart = len(frames) // num_frames
         first = int(rng.integers(len(frames) - (num_frames - 1) * apart))
-        down, across = (n // m if self.pick else 1 for n, m in zip(frames.shape[1:], (height, width), strict=False))
-        return frames[first : first + (num_frames - 1) * apart + 1 : apart, ::down, ::across]
+        frames = frames[first : first + (num_frames - 1) * apart + 1 : apart]
+        return frames if self.shrink == "mean" else frames[:, :: side // height, :: side // width]
 
     def reject(self, path: Path, reason: str) -> None:
         self.rejected[path] = reason

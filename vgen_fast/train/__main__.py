@@ -182,7 +182,7 @@ def dataset(config: Config, complain: Callable[[str], None] = report.complain) -
                 have, want = ("x".join(map(str, pair)) for pair in (shown, size[1:]))
                 refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
         else:
-            clips = Strips(path, size, config.seed, complain, config.shrink == "pick")
+            clips = Strips(path, size, config.seed, complain, config.shrink)
             labels = (len(clips.classes),)
     except (NoDataSet, BadCache) as error:
         refuse(str(error))
