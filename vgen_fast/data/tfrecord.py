@@ -1,18 +1,16 @@
 """TFRecord files of tf.train.Example, without TensorFlow: framing, checksums and the few fields of protobuf they use.
 
-    record    uint64 length, uint32 masked CRC-32C of the length, the example, uint32 masked CRC-32C of the example
-    example   {1: {1: repeated {1: key, 2: {1: bytes list | 2: float list | 3: int list}}}}, values in field 1 of a list
-
-Lengths are checked against what is left before anything is copied.
+record    uint64 length, uint32 masked CRC-32C of the length, the example, uint32 masked CRC-32C of the example
+example   {1: {1: repeated {1: key, 2: {1: bytes list | 2: float list | 3: int list}}}}, values in field 1 of a list
 """
 
 import os
 import struct
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
+from ..wire import Malformed, fields, messages, varints
 from .decode import Rejected
 
 MOST_BYTES = 1 << 30  # of one record
@@ -108,10 +106,13 @@ def example(file: int, offset: int, length: int) -> dict[str, list[bytes] | np.n
 
 def parse(content: memoryview) -> dict[str, list[bytes] | np.ndarray]:
     features = {}
-    for entry in messages(content, 1):
-        for pair in messages(entry, 1):
-            for key, feature in zip(messages(pair, 1), messages(pair, 2), strict=False):
-                features[bytes(key).decode(errors="replace")] = values(feature)
+    try:
+        for entry in messages(content, 1):
+            for pair in messages(entry, 1):
+                for key, feature in zip(messages(pair, 1), messages(pair, 2), strict=False):
+                    features[bytes(key).decode(errors="replace")] = values(feature)
+    except Malformed as error:
+        raise Rejected("damaged", f"an example: {error}") from error
     return features
 
 
@@ -119,60 +120,11 @@ def values(feature: memoryview) -> list[bytes] | np.ndarray:
     for content in messages(feature, 1):
         return [bytes(entry) for entry in messages(content, 1)]
     for content in messages(feature, 2):  # packed, or four bytes at a time
-        packed = b"".join(value for _, value in fields(content) if isinstance(value, memoryview))
+        packed = b"".join(value for _, _, value in fields(content) if isinstance(value, memoryview))
         if len(packed) % 4:
             raise Rejected("damaged", f"{len(packed)} bytes of float32 in an example")
         return np.frombuffer(packed, "<f4")
     for content in messages(feature, 3):
-        found = [number for _, value in fields(content) for number in varints(value)]
+        found = [number for _, _, value in fields(content) for number in varints(value)]
         return np.array(found, dtype=np.uint64).astype(np.int64)
     return []
-
-
-def messages(content: memoryview, number: int) -> Iterator[memoryview]:
-    """The fields of a number that have a length."""
-    for one, value in fields(content):
-        if one == number and isinstance(value, memoryview):
-            yield value
-
-
-def fields(content: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """(number, value) of each field of a message."""
-    at = 0
-    while at < len(content):
-        key, at = varint(content, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = varint(content, at)
-        else:
-            length = {1: 8, 5: 4}.get(kind)
-            if kind == 2:
-                length, at = varint(content, at)
-            if length is None or at + length > len(content):
-                raise Rejected("damaged", "a field of an example is longer than the example")
-            value, at = content[at : at + length], at + length
-        yield key >> 3, value
-
-
-def varint(content: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(content):
-            break
-        byte = content[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-    raise Rejected("damaged", "a number of an example does not end")
-
-
-def varints(content: memoryview | int) -> Iterator[int]:
-    """Packed numbers, or one that is not."""
-    if isinstance(content, int):
-        yield content
-        return
-    at = 0
-    while at < len(content):
-        value, at = varint(content, at)
-        yield value

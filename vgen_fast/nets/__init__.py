@@ -1,0 +1,1 @@
+"""Published networks that videos are scored or made by, each with its own preprocessing."""
