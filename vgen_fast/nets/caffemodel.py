@@ -98,7 +98,7 @@ def blob(content: memoryview) -> np.ndarray:
     length = sum(part.nbytes for part in data)
     if math.prod(dims) * dtype.itemsize != length:
         raise Malformed(f"a blob of shape {dims} has {length} bytes of {dtype.name}")
-    return np.frombuffer(b"".join(data), dtype).astype(np.float32, copy=False).reshape(dims)
+    return np.frombuffer(bytearray().join(data), dtype).astype(np.float32, copy=False).reshape(dims)
 
 
 def blob_fields(content: memoryview) -> Iterator[tuple[int, int, memoryview | int]]:

@@ -1,0 +1,142 @@
+"""C3D (Tran et al. 2015), which videos are scored by: as published, and a small one to be trained here.
+
+    conv1a 64 | conv2a 128 | conv3a conv3b 256 | conv4a conv4b 512 | conv5a conv5b 512 | fc6 4096 | fc7 4096 | fc8
+
+Convolutions are 3x3x3 with padding 1 and ReLU, a pool follows each group: (1,2,2), then (2,2,2). At 16x112x112 the last
+one goes from 7x7 to 4x4: as in Caffe its windows may reach past the end, and there is no padding before the start.
+
+Legend: B clips, K classes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import weights
+from .weights import BadWeights, Published
+
+SPORTS = Published(
+    "conv3d_deepnetA_sport1m_iter_1900000", "C3D trained on Sports-1M", "https://github.com/facebookarchive/C3D"
+)
+UCF = Published(
+    "c3d_ucf101_finetune_whole_iter_20000", "C3D trained on UCF-101", "https://github.com/facebookarchive/C3D"
+)
+CHAINER = Published("conv3d_deepnetA_ucf.npz", "the same for Chainer", "https://github.com/pfnet-research/tgan")
+DAVIDEA = Published("c3d.pickle", "C3D trained on Sports-1M, for torch", "https://github.com/DavideA/c3d-pytorch")
+
+GROUPS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+SMALL_GROUPS = ((64,), (128,), (256,), (256,), (256,))
+
+
+class Seen(NamedTuple):
+    """What C3D makes of clips, from the picture to the classes."""
+
+    pool5: Tensor  # [B, 8192], in the order channel, height, width
+    before_fc6: Tensor  # [B, 4096], before the ReLU
+    fc6: Tensor  # [B, 4096]
+    fc7: Tensor  # [B, 4096]
+    logits: Tensor  # [B, K]
+
+
+class C3D(nn.Module):
+    """`size` is that of its clips. `double_stride` is for clips of twice the height and width: only conv1a's stride."""
+
+    def __init__(
+        self,
+        classes: int = 101,
+        groups: tuple[tuple[int, ...], ...] = GROUPS,
+        hidden: int = 4096,
+        size: tuple[int, int, int] = (16, 112, 112),
+        double_stride: bool = False,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        self.groups, self.size, self.dropout = groups, size, dropout
+        channels = 3
+        for number, widths in enumerate(groups, 1):
+            for letter, width in zip("ab", widths, strict=False):
+                stride = (1, 2, 2) if double_stride and number == 1 else 1
+                self.add_module(f"conv{number}{letter}", nn.Conv3d(channels, width, 3, stride, padding=1))
+                channels = width
+        time, *sides = size
+        sides = [side // 2 if double_stride else side for side in sides]
+        for number in range(len(groups)):
+            time, sides = (-(-time // 2) if number else time), [-(-side // 2) for side in sides]
+        self.fc6 = nn.Linear(channels * time * sides[0] * sides[1], hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.fc8 = nn.Linear(hidden, classes)
+
+    def forward(self, video: Tensor) -> Seen:
+        """[B, 3, T, H, W], prepared as the weights want it."""
+        if video.shape[1:] != (3, *self.size):
+            raise ValueError(f"video must be [B, 3, {', '.join(map(str, self.size))}], got {list(video.shape)}")
+        x = video
+        for number, widths in enumerate(self.groups, 1):
+            for letter, _ in zip("ab", widths, strict=False):
+                x = F.relu(getattr(self, f"conv{number}{letter}")(x))
+            x = F.max_pool3d(x, (1 if number == 1 else 2, 2, 2), ceil_mode=True)
+        pool5 = x.flatten(1)
+        before = self.fc6(pool5)
+        fc6 = F.relu(before)
+        fc7 = F.relu(self.fc7(F.dropout(fc6, self.dropout, self.training)))
+        return Seen(pool5, before, fc6, fc7, self.fc8(F.dropout(fc7, self.dropout, self.training)))
+
+
+def small(classes: int, size: tuple[int, int, int]) -> C3D:
+    """To be trained from scratch (its authors' smaller network, one convolution a group)."""
+    return C3D(classes, SMALL_GROUPS, 2048, size)
+
+
+def load(path: Path, *, rows: str = "chw") -> C3D:
+    """The network of a published file, whichever of the four namings it has. Its number of classes is the file's.
+
+    `rows` is the order in which wd1 of TensorFlow's files takes pool5: "hwc" where it was trained there from the start,
+    "chw" where it was converted from Sports-1M's.
+    """
+    tensors = renamed(weights.read(path), rows)
+    if "fc8.bias" not in tensors:
+        raise BadWeights(f"{path} is no C3D: it has no fc8, only {', '.join(list(tensors)[:20])}")
+    with torch.device("meta"):
+        network = C3D(tensors["fc8.bias"].numel())
+    network.to_empty(device="cpu")
+    weights.fill(network, tensors, path)
+    return network.eval()
+
+
+PLACES = ("1a", "2a", "3a", "3b", "4a", "4b", "5a", "5b")
+TENSORFLOW = {
+    **{f"c{place.replace('1a', '1').replace('2a', '2')}": f"conv{place}" for place in PLACES},
+    **{"d1": "fc6", "d2": "fc7", "out": "fc8"},
+}
+
+
+def renamed(tensors: Mapping[str, Tensor], rows: str) -> dict[str, Tensor]:
+    """To this network's names and layouts, from those of Caffe, Chainer, torch and TensorFlow."""
+    names = {}
+    for ours in (*(f"conv{place}" for place in PLACES), "fc6", "fc7", "fc8"):
+        for theirs in (ours, f"{ours}-1", ours.replace("1a", "1").replace("2a", "2")):
+            names |= {f"{theirs}{weight}": f"{ours}.weight" for weight in (".weight", ".0", "/W")}
+            names |= {f"{theirs}{bias}": f"{ours}.bias" for bias in (".bias", ".1", "/b")}
+    found = {}
+    for name, value in tensors.items():
+        kind, place = name.removeprefix("var_name/")[:1], name.removeprefix("var_name/")[1:]
+        if place in TENSORFLOW and kind == "b":
+            found[f"{TENSORFLOW[place]}.bias"] = value
+        elif place in TENSORFLOW and kind == "w":
+            found[f"{TENSORFLOW[place]}.weight"] = turned(value, place, rows)
+        else:
+            found[names.get(name, name)] = value
+    return found
+
+
+def turned(weight: Tensor, place: str, rows: str) -> Tensor:
+    """TensorFlow's [t, h, w, in, out] and [in, out] to [out, in, t, h, w] and [out, in]."""
+    if weight.ndim == 5:
+        return weight.permute(4, 3, 0, 1, 2)
+    if place == "d1" and rows == "hwc" and len(weight) == 4 * 4 * 512:
+        return weight.view(4, 4, 512, -1).permute(3, 2, 0, 1).flatten(1)
+    return weight.T
