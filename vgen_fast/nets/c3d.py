@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -100,11 +99,7 @@ def load(path: Path, *, rows: str = "chw") -> C3D:
     tensors = renamed(weights.read(path), rows)
     if "fc8.bias" not in tensors:
         raise BadWeights(f"{path} is no C3D: it has no fc8, only {', '.join(list(tensors)[:20])}")
-    with torch.device("meta"):
-        network = C3D(tensors["fc8.bias"].numel())
-    network.to_empty(device="cpu")
-    weights.fill(network, tensors, path)
-    return network.eval()
+    return weights.filled(lambda: C3D(tensors["fc8.bias"].numel()), tensors, path)
 
 
 PLACES = ("1a", "2a", "3a", "3b", "4a", "4b", "5a", "5b")

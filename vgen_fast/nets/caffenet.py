@@ -95,11 +95,7 @@ def load(path: Path, norm_first: bool = False) -> CaffeNet:
     tensors = named(weights.read(path))
     if "fc8.bias" not in tensors:
         raise BadWeights(f"{path} is no CaffeNet: it has no fc8, only {', '.join(list(tensors)[:20])}")
-    with torch.device("meta"):
-        network = CaffeNet(tensors["fc8.bias"].numel(), norm_first)
-    network.to_empty(device="cpu")
-    weights.fill(network, tensors, path)
-    return network.eval()
+    return weights.filled(lambda: CaffeNet(tensors["fc8.bias"].numel(), norm_first), tensors, path)
 
 
 def named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

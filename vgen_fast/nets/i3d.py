@@ -122,17 +122,10 @@ def load(path: Path) -> I3D:
     tensors = renamed(weights.read(path))
     if "logits.conv3d.bias" not in tensors:
         raise BadWeights(f"{path} is no I3D: it has no logits, only {', '.join(list(tensors)[:20])}")
-    with torch.device("meta"):
-        network = I3D(tensors["logits.conv3d.bias"].numel())
-    network.to_empty(device="cpu")
-    for name in network.state_dict():
-        bias = tensors.get(name.replace("bn.weight", "bn.bias"))
-        if name.endswith("bn.weight") and bias is not None:  # the hub's batch norm has no gain
-            tensors.setdefault(name, torch.ones_like(bias))
-        if name.endswith("num_batches_tracked"):
-            tensors.setdefault(name, torch.zeros(()))
-    weights.fill(network, tensors, path)
-    return network.eval()
+    for name, bias in list(tensors.items()):
+        if name.endswith("bn.bias"):  # the hub's batch norm has no gain
+            tensors.setdefault(name.replace("bias", "weight"), torch.ones_like(bias))
+    return weights.filled(lambda: I3D(tensors["logits.conv3d.bias"].numel()), tensors, path)
 
 
 HASSONY_BRANCHES = {"0": "b0", "1.0": "b1a", "1.1": "b1b", "2.0": "b2a", "2.1": "b2b", "3.1": "b3b"}

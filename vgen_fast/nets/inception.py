@@ -190,11 +190,4 @@ def load(path: Path) -> Inception:
     tensors = weights.read(path)
     if "fc.bias" not in tensors:
         raise BadWeights(f"{path} is no Inception: it has no fc, only {', '.join(list(tensors)[:20])}")
-    with torch.device("meta"):
-        network = Inception(tensors["fc.bias"].numel())
-    network.to_empty(device="cpu")
-    for name in network.state_dict():
-        if name.endswith("num_batches_tracked"):
-            tensors.setdefault(name, torch.zeros(()))
-    weights.fill(network, tensors, path)
-    return network.eval()
+    return weights.filled(lambda: Inception(tensors["fc.bias"].numel()), tensors, path)

@@ -70,11 +70,7 @@ def load(path: Path) -> LRCN:
     if "fc8.bias" not in tensors or "lstm1.bias_ih_l0" not in tensors:
         raise BadWeights(f"{path} is no LRCN: it lacks lstm1 or fc8-final and has {', '.join(list(tensors)[:20])}")
     tensors["lstm1.bias_hh_l0"] = torch.zeros(4 * HIDDEN)
-    with torch.device("meta"):
-        network = LRCN(tensors["fc8.bias"].numel())
-    network.to_empty(device="cpu")
-    weights.fill(network, tensors, path)
-    return network.eval()
+    return weights.filled(lambda: LRCN(tensors["fc8.bias"].numel()), tensors, path)
 
 
 def exchanged(gates: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -131,9 +131,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
+def filled(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source: Path) -> nn.Module:
+    """The network with these weights, ready to be asked. None are drawn first."""
+    with torch.device("meta"):
+        network = make()
+    network.to_empty(device="cpu")
+    fill(network, tensors, source)
+    return network.eval()
+
+
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Copies them into the module's own. A shape may differ by axes of length 1, as Caffe's older files have them."""
+    """Copies them into the module's own.
+
+    A shape may differ by axes of length 1, as Caffe's older files have them, and counters of training steps may be missing.
+    """
     wanted = module.state_dict()
+    counters = {name: torch.zeros(()) for name in wanted if name.endswith("num_batches_tracked")}
+    tensors = counters | dict(tensors)
     wrong = [f"{name} is missing" for name in wanted if name not in tensors]
     wrong += [f"{name} is not of this network" for name in tensors if name not in wanted]
     for name, value in tensors.items():
