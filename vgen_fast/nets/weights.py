@@ -143,7 +143,7 @@ def filled(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source:
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
     """Copies them into the module's own.
 
-    A shape may differ by axes of length 1, as Caffe's older files have them, and counters of training steps may be missing.
+    A shape may differ by axes of length 1, as Caffe's older files have them; counters of training steps may be missing.
     """
     wanted = module.state_dict()
     counters = {name: torch.zeros(()) for name in wanted if name.endswith("num_batches_tracked")}
