@@ -27,13 +27,13 @@ def shapes() -> Config:
 
 
 def shape_motion() -> Config:
-    """MoCoGAN's shape-motion set (--data FOLDER with folders 0 and 1 of strips), 16x32x32, two CPU cores, half an hour.
+    """MoCoGAN's shape-motion set (--data FOLDER with folders 0 and 1 of strips), 16x32x32, half an hour on a CPU core.
 
     Windows of 16 frames and 32x32 pixels that hold the whole motion, so that shapes keep their edges and one colour.
     Labelled by motion: 0 is up and down, 1 is to the sides. docs/systems.md has what comes of it.
     """
     system = System(rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,))
-    phases = (Grow(0, 1_600, 8), Grow(800, 1_600, 8), Grow(1_200, 2_000, 8), Grow(1_600, 25_200, 8, halving=4_500))
+    phases = (Grow(0, 1_600, 8), Grow(800, 1_600, 8), Grow(1_200, 2_000, 8), Grow(1_600, 11_200, 8, halving=6_000))
     return Config(
         recipe="shape-motion",
         system=system,
@@ -42,7 +42,7 @@ def shape_motion() -> Config:
         penalty_every=4,
         data="shapes-strips",
         shrink="crop",
-        clips=34_000,
+        clips=20_000,
         phases=phases,
         optim=shapes().optim,
         every=shapes().every,
