@@ -109,10 +109,16 @@ def numbers(text: str) -> list[int]:
 
 
 def restored(run: Path, which: str = "newest") -> tuple[torch.nn.Module, Config, int]:
-    """The averaged generator of the newest or best whole checkpoint, its configuration, and the clips it has seen."""
+    """The averaged generator of the newest or best whole checkpoint, its configuration, and the clips it has seen.
+
+    Or "untrained": as it was before the first step, at the last level.
+    """
     if not (run / "config.yaml").exists():
         refuse(f"{run} is no run folder: it has no config.yaml")
     config = from_yaml((run / "config.yaml").read_text())
+    if which == "untrained":
+        torch.manual_seed(config.seed)
+        return progressive.Generator(config.system).eval(), config, config.clips
     found = checkpoint.candidates(run / "checkpoints", run_name(run), report.complain)
     if not found:
         refuse(f"{run} holds no whole checkpoint")

@@ -43,8 +43,8 @@ def test_the_last_pool_takes_windows_from_0_2_4_and_6():
     network.conv5a.register_forward_hook(lambda module, inputs, output: seen.update(before=output.relu()))
     with torch.no_grad():
         network(torch.randn(1, 3, 16, 112, 112))
-    before, pool = seen["before"][0].numpy(), seen["pool"].view(256, 1, 4, 4).numpy()
-    assert before.shape == (256, 2, 7, 7)
+    before, pool = seen["before"][0].numpy(), seen["pool"].view(128, 1, 4, 4).numpy()
+    assert before.shape == (128, 2, 7, 7)
     for i, j in itertools.product(range(4), range(4)):
         window = before[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
         np.testing.assert_array_equal(pool[:, 0, i, j], window.max(axis=(1, 2, 3)))
@@ -57,7 +57,7 @@ def test_features_are_relus_of_one_another():
     torch.testing.assert_close(seen.fc6, seen.before_fc6.relu())
     torch.testing.assert_close(seen.before_fc6, seen.pool5 @ network.fc6.weight.T + network.fc6.bias)
     torch.testing.assert_close(seen.logits, seen.fc7 @ network.fc8.weight.T + network.fc8.bias)
-    assert seen.pool5.shape == (2, 256)
+    assert seen.pool5.shape == (2, 128)
     with pytest.raises(ValueError, match=r"video must be \[B, 3, 8, 32, 32\], got \[2, 3, 16, 32, 32\]"):
         network(torch.randn(2, 3, 16, 32, 32))
 

@@ -18,12 +18,18 @@ def descriptors(frames: np.ndarray) -> np.ndarray:
     return total[count >= FEWEST] / count[count >= FEWEST, None]
 
 
-def content_distance(videos: np.ndarray) -> float:
-    """uint8 [N, T, H, W, 3] -> mean over the clips that show something in two frames; nan if there are none."""
-    distances = []
+def distances(videos: np.ndarray) -> np.ndarray:
+    """uint8 [N, T, H, W, 3] -> float64, that of each clip that shows something in two frames."""
+    each = []
     for frames in videos:
         found = descriptors(frames)
         if len(found) > 1:
             i, j = np.triu_indices(len(found), 1)
-            distances.append(np.linalg.norm(found[i] - found[j], axis=1).mean())
-    return float(np.mean(distances)) if distances else float("nan")
+            each.append(np.linalg.norm(found[i] - found[j], axis=1).mean())
+    return np.array(each, dtype=np.float64)
+
+
+def content_distance(videos: np.ndarray) -> float:
+    """The mean over the clips that show something in two frames; nan if there are none."""
+    found = distances(videos)
+    return float(found.mean()) if len(found) else float("nan")

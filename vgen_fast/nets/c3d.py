@@ -28,7 +28,7 @@ CHAINER = Published("conv3d_deepnetA_ucf.npz", "the same for Chainer", "https://
 DAVIDEA = Published("c3d.pickle", "C3D trained on Sports-1M, for torch", "https://github.com/DavideA/c3d-pytorch")
 
 GROUPS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-SMALL_GROUPS = ((64,), (128,), (256,), (256,), (256,))
+SMALL_GROUPS, SMALL_HIDDEN = ((16,), (32,), (64,), (128,), (128,)), 256
 
 
 class Seen(NamedTuple):
@@ -86,8 +86,8 @@ class C3D(nn.Module):
 
 
 def small(classes: int, size: tuple[int, int, int]) -> C3D:
-    """To be trained from scratch (its authors' smaller network, one convolution a group)."""
-    return C3D(classes, SMALL_GROUPS, 2048, size)
+    """To be trained from scratch in minutes on a CPU: one convolution a group, a quarter of the channels."""
+    return C3D(classes, SMALL_GROUPS, SMALL_HIDDEN, size)
 
 
 def load(path: Path, *, rows: str = "chw") -> C3D:

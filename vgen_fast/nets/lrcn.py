@@ -38,10 +38,15 @@ class LRCN(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """[B, 3, T, 227, 227], as `prepare` makes it -> logits of each frame [B, T, K]. A clip starts from nothing."""
+        return self.seen(video)[0]
+
+    def seen(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of each frame [B, T, K], and what the LSTM gave for them [B, T, 256]."""
         frames = video.transpose(1, 2)
         x = self.convolutions(frames.flatten(0, 1)).flatten(1)
         x = F.dropout(F.relu(self.fc6(x)), 0.9, self.training).unflatten(0, frames.shape[:2])
-        return self.fc8(F.dropout(self.lstm1(x)[0], 0.5, self.training))
+        hidden = self.lstm1(x)[0]
+        return self.fc8(F.dropout(hidden, 0.5, self.training)), hidden
 
     def probabilities(self, crops: Tensor) -> Tensor:
         """[B, N, 3, T, 227, 227] -> [B, K]: the mean over crops and frames, as it is tested."""

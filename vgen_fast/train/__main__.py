@@ -15,6 +15,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge 
 import torch
 from pydantic import Field
 
+from ..classify import classifier
 from ..config import Config, Settings, from_yaml
 from ..data.cache import BadCache, Cache
 from ..data.decode import TooMuchBadData
@@ -68,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     recipe = words.pop(0) if words and not words[0].startswith("-") else BUILT_IN
     try:
+        if recipe == "classifier":
+            return classifier(words)
         if recipe not in RECIPES:
             refuse(f"there is no recipe {recipe!r}; the nearest is {nearest(recipe, RECIPES)!r} (--list shows all)")
         config, command = RECIPES[recipe](), Command()

@@ -1,0 +1,104 @@
+"""`evaluate` and `compare` on a short run: every score with its interval, its protocol and that of reals beside it."""
+
+import json
+import math
+
+import pytest
+
+from vgen_fast import recipes
+from vgen_fast.cli import main
+from vgen_fast.config import Config, Grow
+from vgen_fast.metrics.protocol import read
+from vgen_fast.models.progressive import Config as System
+from vgen_fast.models.progressive import rows
+from vgen_fast.train.__main__ import main as train
+
+CLASSIFIED = {"inception score", "frechet, clips", "frechet, frames", "label as asked"}
+NAMES = CLASSIFIED | {"frechet, motion", "pieces", "ms-ssim of pairs", "ms-ssim, frame to frame", "content distance"}
+
+
+def short() -> Config:
+    system = System(rows=rows((8, 8, 4, 4), (4, 2, 1, 1)), latents=8, features=8, classes=(8, 3, 4))
+    return Config(recipe="short", system=system, clips=40, phases=(Grow(0, 8, 8),) * 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run that ends at 8x32x32, one that has not got beyond 4x4x4, and a classifier."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.RECIPES, "short", short)
+        assert train(["short", "--outdir", str(folder / "run")]) == 0
+        assert train(["short", "--outdir", str(folder / "begun"), "--clips", "8"]) == 0
+    assert train(["classifier", "--clips", "40", "--test-clips", "20", "--outdir", str(folder / "classifier")]) == 0
+    return folder
+
+
+def evaluated(folder, *words: str, run: str = "run", clips: int = 24) -> int:
+    count = ["--clips", str(clips), *words]
+    return main(["evaluate", str(folder / run), "--classifier", str(folder / "classifier"), *count])
+
+
+def test_every_score_has_an_interval_a_protocol_and_that_of_reals(folder, capsys):
+    assert evaluated(folder) == 0
+    said = capsys.readouterr().out
+    found = read(folder / "run" / "scores.json")
+    assert set(found) == NAMES
+    for score_name, score in found.items():
+        assert score_name in said
+        assert math.isfinite(score.real)
+        assert score.low <= score.high or math.isnan(score.value), score_name
+        assert "24 clips/8x32x32/shapes/seed 0" in score.protocol
+        assert ("small-motion@" in score.protocol) == (score_name in CLASSIFIED)
+    facts = json.loads((folder / "run" / "scores.json").read_text())["facts"]
+    assert facts == {"run": str(folder / "run"), "checkpoint": "newest", "clips_seen": 40}
+
+
+def test_the_same_command_gives_the_same_numbers_and_another_seed_others(folder):
+    for out, seed in (("a.json", "0"), ("b.json", "0"), ("c.json", "1")):
+        assert evaluated(folder, "--out", str(folder / out), "--seed", seed) == 0
+    a, b, c = (read(folder / name) for name in ("a.json", "b.json", "c.json"))
+    assert a == b
+    assert a["frechet, clips"].value != c["frechet, clips"].value
+
+
+def test_untrained_and_trained_are_compared_and_other_counts_are_not(folder, capsys):
+    assert evaluated(folder) == 0
+    assert evaluated(folder, "--checkpoint", "untrained") == 0
+    scores = folder / "run" / "scores.json"
+    capsys.readouterr()
+    assert main(["compare", str(scores), str(folder / "run" / "scores-untrained.json")]) == 0
+    assert "inception score" in capsys.readouterr().out
+    assert evaluated(folder, "--out", str(folder / "more.json"), clips=25) == 0
+    assert main(["compare", str(scores), str(folder / "more.json")]) == 2
+    assert "measured in different ways: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "evaluate wants a run folder first"),
+        (["nowhere"], "is no trained classifier"),
+        (["nowhere", "--clps", "3"], "--clips"),
+    ],
+)
+def test_mistakes_are_answered_by_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *words]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_what_does_not_fit_together_is_refused(folder, capsys):
+    assert evaluated(folder, run="begun") == 2
+    assert "this run has reached 4x4x4" in capsys.readouterr().err
+    assert evaluated(folder, run="absent") == 2
+    assert "is no run folder" in capsys.readouterr().err
+    assert main(["compare", "a.json"]) == 2
+    assert "compare wants two files" in capsys.readouterr().err
+
+
+def test_help_ends_with_commands(capsys):
+    assert main(["evaluate", "--help"]) == 0
+    assert "python -m vgen_fast compare runs/shapes/scores.json best.json" in capsys.readouterr().out
