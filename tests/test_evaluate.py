@@ -8,6 +8,7 @@ import pytest
 from vgen_fast import recipes
 from vgen_fast.cli import main
 from vgen_fast.config import Config, Grow
+from vgen_fast.data.synthetic import MovingShapes
 from vgen_fast.metrics.protocol import read
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import rows
@@ -97,6 +98,13 @@ def test_what_does_not_fit_together_is_refused(folder, capsys):
     assert "is no run folder" in capsys.readouterr().err
     assert main(["compare", "a.json"]) == 2
     assert "compare wants two files" in capsys.readouterr().err
+
+
+def test_real_clips_are_not_compared_with_themselves(folder, monkeypatch, capsys):
+    """Data of 40 clips have no 24 others."""
+    monkeypatch.setattr(MovingShapes, "count", 40)
+    assert evaluated(folder) == 2
+    assert "--clips 24: shapes has 40 clips; real ones are compared with as many others" in capsys.readouterr().err
 
 
 def test_help_ends_with_commands(capsys):

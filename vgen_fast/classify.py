@@ -117,7 +117,7 @@ def caches(command: Command) -> tuple[CachedClips, tuple[CachedClips, int] | Non
         test = CachedClips(cache, window, command.seed + 1, command.test_split) if command.test_split else None
     except BadCache as error:
         refuse(str(error))
-    tested = (test, min(command.test_clips, len(test.chosen))) if test else None
+    tested = (test, min(command.test_clips, test.count)) if test else None
     return train, tested, (frames, *cache.size)
 
 

@@ -145,7 +145,7 @@ def evaluate(words: list[str]) -> int:
     except BadWeights as error:
         refuse(f"{error} (python -m vgen_fast train classifier makes one of the built-in videos)")
     generator, config, clips_seen = restored(run, command.checkpoint)
-    place = label_of(classifier, config)
+    place = label_of(classifier, config, command.clips)
     fake, asked = generated(generator, config, clips_seen, command)
     if fake.shape[2:] != config.system.sizes[-1]:
         made, wanted = ("x".join(map(str, size)) for size in (fake.shape[2:], config.system.sizes[-1]))
@@ -166,9 +166,11 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
-def label_of(classifier: Trained, config: Config) -> int:
-    """The place of the classifier's label among those of the data."""
+def label_of(classifier: Trained, config: Config, count: int) -> int:
+    """The place of the classifier's label among those of the data, which must be enough for two real sides."""
     clips = dataset(config)
+    if clips.count is not None and clips.count < 2 * count:
+        refuse(f"--clips {count}: {config.data} has {clips.count} clips; real ones are compared with as many others")
     names, size = list(clips.labels), classifier.facts.size
     if classifier.facts.label not in names:
         there = ", ".join(names) or "no labels"

@@ -6,7 +6,7 @@ import scipy.ndimage
 import torch
 
 from vgen_fast.metrics import sliced_wasserstein
-from vgen_fast.metrics.sliced_wasserstein import doubled, halved, piece_distance, pieces, pyramid
+from vgen_fast.metrics.sliced_wasserstein import below, doubled, halved, piece_distance, pieces
 
 FILTER = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
 
@@ -27,28 +27,29 @@ def up(x: np.ndarray) -> np.ndarray:
     return scipy.ndimage.convolve(wide, 4 * FILTER[None, None], mode="mirror")
 
 
-def test_the_pyramid_is_that_of_scipy_and_adds_up_to_the_pictures():
-    x = pictures(3, 64, 0)
-    expected, rest = [], x.double().numpy()
-    for _ in range(2):
-        expected.append(rest - up(down(rest)))
-        rest = down(rest)
-    found = pyramid(x)
-    assert [level.shape[-1] for level in found] == [64, 32, 16]
-    for level, wanted in zip(found, [*expected, rest], strict=True):
-        np.testing.assert_allclose(level, wanted, atol=1e-4)
-    whole = found[0] + doubled(found[1] + doubled(found[2]))
-    torch.testing.assert_close(whole, x.float(), atol=1e-3, rtol=0)
-    np.testing.assert_allclose(halved(x.double()), down(x.double().numpy()), atol=1e-9)
+def even(cut: torch.Tensor) -> torch.Tensor:
+    """Pieces [M, C, 7, 7] with each colour of mean 0 and deviation 1."""
+    cut = cut.double()
+    mean, deviation = cut.mean(dim=(0, 2, 3)), cut.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+    return (cut - mean[:, None, None]) / deviation[:, None, None]
 
 
-def test_pieces_are_cut_where_they_should_be_and_colours_are_evened():
-    x = pictures(5, 24, 0).float()
-    places = torch.randint(24 - 6, (5, sliced_wasserstein.PIECES, 2))
-    found = pieces(x, places).unflatten(1, (3, 7, 7))
-    cut = torch.stack([x[n, :, i : i + 7, j : j + 7] for n in range(5) for i, j in places[n].tolist()])
-    mean, deviation = cut.mean(dim=(0, 2, 3), keepdim=True), cut.transpose(0, 1).flatten(1).std(dim=1, correction=0)
-    torch.testing.assert_close(found, (cut - mean) / deviation[:, None, None])
+def test_levels_are_those_of_scipy():
+    x = pictures(3, 64, 0).double()
+    np.testing.assert_allclose(halved(x), down(x.numpy()), atol=1e-9)
+    np.testing.assert_allclose(doubled(x), up(x.numpy()), atol=1e-9)
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_pieces_are_cut_where_they_should_be_and_colours_are_evened(monkeypatch, smaller):
+    """Of the picture, or of what the smaller level does not tell of it; some pictures at a time."""
+    monkeypatch.setattr(sliced_wasserstein, "CHUNK", 2)
+    x = pictures(5, 32, 0)
+    level = x.double() - torch.from_numpy(up(down(x.double().numpy()))) if smaller else x
+    places = torch.randint(32 - 6, (5, sliced_wasserstein.PIECES, 2))
+    found = pieces(x, below(x) if smaller else None, places).unflatten(1, (3, 7, 7))
+    cut = torch.stack([level[n, :, i : i + 7, j : j + 7] for n in range(5) for i, j in places[n].tolist()])
+    torch.testing.assert_close(found.double(), even(cut), atol=1e-4, rtol=1e-4)
 
 
 def test_it_is_the_mean_over_directions_of_the_mean_difference_of_sorted_projections(monkeypatch):

@@ -142,3 +142,51 @@ def test_all_differences_are_told_at_once(tmp_path, narrow):
 def test_the_small_one_takes_clips_of_its_size():
     assert len(SMALL_GROUPS) == 5
     assert c3d.small(8, (8, 32, 32))(torch.randn(2, 3, 8, 32, 32)).logits.shape == (2, 8)
+
+
+def cube() -> torch.Tensor:
+    """Colour c of row i and column j at frame t is 1000 c + 100 t + i / 10 + j / 1000."""
+    c, t, i, j = (torch.arange(float(n)) for n in (3, 16, 128, 171))
+    return 1000 * c[:, None, None, None] + 100 * t[:, None, None] + i[:, None] / 10 + j / 1000
+
+
+def flat(height: int, width: int) -> torch.Tensor:
+    """Clips whose red is 10, green 20 and blue 30."""
+    colours = torch.tensor([10, 20, 30], dtype=torch.uint8)[None, :, None, None, None]
+    return colours.expand(2, 3, 16, height, width)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "size", "top", "left"),
+    [(c3d.as_trained, (64, 80), 8, 29), (c3d.as_tgan, (64, 64), 8, 29), (c3d.as_tgan2, (64, 64), 8, 8)],
+)
+def test_each_way_cuts_its_own_part_of_the_mean(prepare, size, top, left):
+    """The colours in the order blue, green, red; TGANv2 takes columns that are not the middle ones."""
+    found = prepare(flat(*size), cube())
+    assert found.shape == (2, 3, 16, 112, 112)
+    wanted = torch.tensor([30.0, 20.0, 10.0])[:, None, None, None] - cube()[..., top : top + 112, left : left + 112]
+    torch.testing.assert_close(found[1], wanted, atol=1e-3, rtol=0)
+
+
+def test_sports_means_are_of_channels():
+    found = c3d.as_davidea(flat(64, 64))
+    torch.testing.assert_close(found[0, :, 3, 5, 7], torch.tensor([30 - 90.25, 20 - 97.66, 10 - 101.41]))
+
+
+def test_stgan_s_keeps_red_green_blue_and_the_middle_of_the_longer_side():
+    mean = torch.arange(3.0).expand(16, 112, 112, 3)
+    torch.testing.assert_close(c3d.as_stgan(flat(240, 320), mean)[0, :, 0, 0, 0], torch.tensor([10.0, 19.0, 28.0]))
+    ramp = torch.arange(224).to(torch.uint8).expand(1, 3, 16, 112, 224)  # the column
+    found = c3d.as_stgan(ramp, torch.zeros(16, 112, 112, 3))
+    assert abs(found[0, 0, 0, 0, 55:57].mean().item() - 111.5) < 1
+
+
+def test_the_doubled_mean_of_the_condition_network():
+    found = c3d.as_condition(flat(224, 224), cube())
+    assert found.shape == (2, 3, 16, 224, 224)
+    fine = c3d.doubled_cube(cube())
+    assert fine.shape == (3, 16, 256, 342)
+    torch.testing.assert_close(fine[..., ::2, ::2].add(fine[..., 1::2, 1::2]).div(2)[..., 5, 9], cube()[..., 5, 9])
+    torch.testing.assert_close(found[0, 0, 2, 0, 0], 30 - fine[0, 2, 16, 58])
+    with pytest.raises(ValueError, match="must be 224x224 pixels, got"):
+        c3d.as_condition(flat(112, 112), cube())

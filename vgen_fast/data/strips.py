@@ -95,6 +95,7 @@ class Strips:
             for path in sorted((folder / name).iterdir())
             if path.suffix.lower() in PICTURES
         ]
+        self.count = len(self.files)
         if not self.files:
             raise NoDataSet(f"{folder} has no folders of pictures, one for each class")
         self.labels = {"class": self.classes}  # what each label can be

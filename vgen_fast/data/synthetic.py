@@ -22,6 +22,7 @@ class MovingShapes:
     """An endless list of labelled clips; clip i is a function of (seed, i) alone."""
 
     labels = LABELS  # what each label can be
+    count = None  # of different clips: no end
 
     def __init__(self, size: tuple[int, int, int] = (8, 32, 32), seed: int = 0):
         self.size, self.seed = size, seed

@@ -39,31 +39,35 @@ def doubled(x: Tensor) -> Tensor:
     return blurred(wide, 2.0)
 
 
-def pyramid(pictures: Tensor) -> list[Tensor]:
-    """[N, C, H, W] -> a level for each size, the largest first; the last one holds what is left."""
-    levels = [pictures.float()]
-    while min(levels[-1].shape[2:]) >= 2 * SMALLEST:
-        smaller = halved(levels[-1])
-        levels[-1] = levels[-1] - doubled(smaller)
-        levels.append(smaller)
-    return levels
+def below(level: Tensor) -> Tensor:
+    """The next smaller level of the Gaussian pyramid, float32; some pictures at a time."""
+    return torch.cat([halved(some.float()) for some in level.split(CHUNK)])
 
 
-def pieces(level: Tensor, places: Tensor) -> Tensor:
-    """[N, C, H, W] and the upper left corners [N, P, 2] -> [N P, D], each colour of mean 0 and deviation 1 in all."""
+def pieces(level: Tensor, smaller: Tensor | None, places: Tensor) -> Tensor:
+    """[N P, D], each colour of mean 0 and deviation 1 in all: pieces of a Gaussian level [N, C, H, W] less what the
+    smaller one tells of it, at the upper left corners `places` [N, P, 2].
+    """
     count, channels, height, width = level.shape
-    area = height * width
     inside = torch.arange(PIECE)[:, None] * width + torch.arange(PIECE)
-    inside = (torch.arange(channels)[:, None] * area + inside.flatten()).flatten()  # [D], from the corner on
-    corners = torch.arange(count)[:, None] * channels * area + places[..., 0] * width + places[..., 1]  # [N, P]
-    flat, found = level.flatten(), level.new_empty(corners.numel(), len(inside))
-    for out, some in zip(found.split(CHUNK * PIECES), corners.flatten().split(CHUNK * PIECES), strict=True):
-        torch.take(flat, some[:, None] + inside, out=out)
-    colours = found.unflatten(1, (channels, PIECE * PIECE))
-    for colour in colours.unbind(1):
-        deviation, mean = torch.std_mean(colour, correction=0)
-        colour.sub_(mean).div_(deviation.clamp_min(torch.finfo(colour.dtype).tiny))
-    return found
+    inside = (torch.arange(channels)[:, None] * height * width + inside.flatten()).flatten()  # [D], from the corner on
+    corners = places[..., 0] * width + places[..., 1]  # [N, P], inside a picture
+    corners += torch.arange(count)[:, None] % CHUNK * channels * height * width
+    found = torch.empty(count, PIECES, len(inside))
+    total, squares = torch.zeros(2, channels, dtype=torch.float64)
+    for start in range(0, count, CHUNK):
+        x, out = level[start : start + CHUNK].float(), found[start : start + CHUNK]
+        if smaller is not None:
+            x = x - doubled(smaller[start : start + CHUNK])
+        torch.take(x, corners[start : start + CHUNK, :, None] + inside, out=out)
+        colours = out.view(-1, channels, PIECE * PIECE)
+        total += colours.sum(dim=(0, 2), dtype=torch.float64)
+        squares += colours.square().sum(dim=(0, 2), dtype=torch.float64)
+    numbers = found.numel() / channels
+    mean = total / numbers
+    deviation = (squares / numbers - mean.square()).clamp_min(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    mean, deviation = (each.float().repeat_interleave(PIECE * PIECE) for each in (mean, deviation))
+    return found.flatten(0, 1).sub_(mean).div_(deviation)
 
 
 @torch.no_grad()
@@ -76,14 +80,16 @@ def piece_distance(real: Tensor, fake: Tensor, *, seed: int = 0) -> dict[int, fl
     if real.shape[1:] != fake.shape[1:]:
         sizes = f"{list(real.shape[1:])} and {list(fake.shape[1:])}"
         raise ValueError(f"real and fake must have the same size, got {sizes}")
-    found, generator = {}, torch.Generator().manual_seed(seed)
-    for ours, theirs in zip(pyramid(real), pyramid(fake), strict=True):
-        last = torch.tensor(ours.shape[2:]) - PIECE + 1
-        drawn = torch.rand(max(len(real), len(fake)), PIECES, 2, generator=generator, dtype=torch.float64)
+    found, generator, sides = {}, torch.Generator().manual_seed(seed), [real, fake]
+    while sides[0] is not None:
+        channels, *size = sides[0].shape[1:]
+        last = torch.tensor(size) - PIECE + 1
+        drawn = torch.rand(max(map(len, sides)), PIECES, 2, generator=generator, dtype=torch.float64)
         places = (drawn * last).long()
-        directions = torch.randn(ours.shape[1] * PIECE**2, DIRECTIONS, generator=generator)
+        directions = torch.randn(channels * PIECE**2, DIRECTIONS, generator=generator)
         directions /= directions.norm(dim=0)
-        sides = [pieces(level, places[: len(level)]) for level in (ours, theirs)]
-        distance = ops.sliced_wasserstein(*sides, projections=directions, p=1)
-        found[min(ours.shape[2:])] = 1000 * float(distance)
+        smaller = [below(side) if min(size) >= 2 * SMALLEST else None for side in sides]
+        cut = [pieces(side, less, places[: len(side)]) for side, less in zip(sides, smaller, strict=True)]
+        found[min(size)] = 1000 * float(ops.sliced_wasserstein(*cut, projections=directions, p=1))
+        sides = smaller
     return found

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -100,6 +101,68 @@ def load(path: Path, *, rows: str = "chw") -> C3D:
     if "fc8.bias" not in tensors:
         raise BadWeights(f"{path} is no C3D: it has no fc8, only {', '.join(list(tensors)[:20])}")
     return weights.filled(lambda: C3D(tensors["fc8.bias"].numel()), tensors, path)
+
+
+# ------------------------------------------------------------------------------------------------- what it is shown
+#
+# Each takes clips as bytes, uint8 [B, 3, 16, H, W] in red, green, blue, and gives float32 [B, 3, 16, 112, 112]. Cubes
+# are the published means in blue, green, red, [3, 16, 128, 171]. They differ in what they cut out of frames and means,
+# so their scores are not comparable; resizing is antialiased, and not rounded to bytes again.
+
+
+def resized(video: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    frames = video.transpose(1, 2).flatten(0, 1).float()
+    if tuple(frames.shape[2:]) != size:
+        frames = F.interpolate(frames, size, mode=mode, align_corners=False, antialias=True)
+    return frames.clamp(0, 255).unflatten(0, (len(video), -1)).transpose(1, 2)
+
+
+def as_trained(video: Tensor, cube: Tensor) -> Tensor:
+    """C3D's own: 128x171, less the mean, the centre."""
+    x = resized(video, (128, 171), "bilinear").flip(1) - cube
+    return x[..., 8:120, 29:141]
+
+
+def as_tgan(video: Tensor, cube: Tensor) -> Tensor:
+    """TGAN's inception score: 128x128, bicubic, less the mean's columns 21 to 148, the centre."""
+    x = resized(video, (128, 128), "bicubic").flip(1) - cube[..., 21:149]
+    return x[..., 8:120, 8:120]
+
+
+def as_tgan2(video: Tensor, cube: Tensor) -> Tensor:
+    """TGANv2's: 112x112 at once, less the mean's rows and columns 8 to 119, which is not its centre."""
+    return resized(video, (112, 112), "bilinear").flip(1) - cube[..., 8:120, 8:120]
+
+
+def as_davidea(video: Tensor) -> Tensor:
+    """The means of Sports-1M's channels instead of a cube."""
+    mean = torch.tensor([90.25, 97.66, 101.41])[:, None, None, None]
+    return resized(video, (112, 112), "bilinear").flip(1) - mean
+
+
+def as_stgan(video: Tensor, mean: Tensor) -> Tensor:
+    """hx173149's, in red, green, blue: the shorter side to 112, the centre, less its file's mean [16, 112, 112, 3]."""
+    height, width = video.shape[3:]
+    scale = 112 / min(height, width)
+    size = (112, int(width * scale + 1)) if height <= width else (int(height * scale + 1), 112)
+    x = resized(video, size, "bilinear")
+    top, left = (size[0] - 112) // 2, (size[1] - 112) // 2
+    return x[..., top : top + 112, left : left + 112] - mean.permute(3, 0, 1, 2)
+
+
+def doubled_cube(cube: Tensor) -> Tensor:
+    """Of twice the height and width, for `double_stride`."""
+    return F.interpolate(cube.transpose(0, 1), scale_factor=2, mode="bilinear", align_corners=False).transpose(0, 1)
+
+
+def as_condition(video: Tensor, cube: Tensor) -> Tensor:
+    """224x224 for `double_stride`: the doubled mean, and its centre, 16 rows and 58 columns in."""
+    if tuple(video.shape[3:]) != (224, 224):
+        raise ValueError(f"video must be 224x224 pixels, got {list(video.shape[3:])}")
+    return video.flip(1).float() - doubled_cube(cube)[..., 16:240, 58:282]
+
+
+# ----------------------------------------------------------------------------------------------------- names of others
 
 
 PLACES = ("1a", "2a", "3a", "3b", "4a", "4b", "5a", "5b")
