@@ -213,7 +213,7 @@ def compare(words: list[str]) -> int:
         pairs = compared(*(read(Path(word)) for word in words))
     except Incomparable as error:
         refuse(str(error))
-    lines = [f"{'':26}{words[0]:>24}{words[1]:>24}   better"]
-    lines += [f"{name:26}{a.value:24.4g}{b.value:24.4g}   {a.better}" for name, (a, b) in pairs.items()]
+    lines = [f"a: {words[0]}", f"b: {words[1]}", f"{'':26}{'a':>11}{'b':>11}   better"]
+    lines += [f"{name:26}{a.value:11.4g}{b.value:11.4g}   {a.better}" for name, (a, b) in pairs.items()]
     report.show("\n".join(lines))
     return 0
