@@ -2,13 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from vgen_fast import recipes
 from vgen_fast.cli import main
 from vgen_fast.config import Config, Grow
+from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.data.synthetic import MovingShapes
+from vgen_fast.evaluate import source
 from vgen_fast.metrics.protocol import read
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import rows
@@ -105,6 +109,26 @@ def test_real_clips_are_not_compared_with_themselves(folder, monkeypatch, capsys
     monkeypatch.setattr(MovingShapes, "count", 40)
     assert evaluated(folder) == 2
     assert "--clips 24: shapes has 40 clips; real ones are compared with as many others" in capsys.readouterr().err
+
+
+def test_a_generator_without_labels_is_scored_by_a_classifier_of_any(tmp_path, monkeypatch):
+    system = replace(short().system, classes=())
+    monkeypatch.setitem(recipes.RECIPES, "bare", lambda: short().model_copy(update={"system": system}))
+    assert train(["bare", "--outdir", str(tmp_path / "run")]) == 0
+    words = ["--label", "colour", "--clips", "20", "--test-clips", "20", "--outdir", str(tmp_path / "classifier")]
+    assert train(["classifier", *words]) == 0
+    assert evaluated(tmp_path) == 0
+    assert set(read(tmp_path / "run" / "scores.json")) == NAMES - {"label as asked"}
+
+
+def test_a_cache_is_named_by_its_content(tmp_path):
+    for name, value in (("a", 1), ("b", 1), ("c", 2)):
+        writer = Writer(tmp_path / f"{name}.vgc", (32, 32), {})
+        writer.add("s", [(Clip("s"), np.full((8, 32, 32, 3), value, np.uint8))])
+        writer.finish({}, {})
+    configs = (short().model_copy(update={"data": str(tmp_path / f"{name}.vgc")}) for name in "abc")
+    a, b, c = map(source, configs)
+    assert a == b != c
 
 
 def test_help_ends_with_commands(capsys):

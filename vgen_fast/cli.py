@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from . import __version__
 
@@ -33,40 +34,30 @@ def _review(arguments: list[str]) -> int:
     return main(arguments)
 
 
-def _sample(verb: str) -> Callable[[list[str]], int]:
-    def run(arguments: list[str]) -> int:
-        from . import sample
+def _of(module: str, verb: str) -> Callable[[list[str]], int]:
+    """The function of that name in a module of this package; what it refuses is one sentence and 2."""
 
-        return _answered(getattr(sample, verb), arguments)
+    def run(arguments: list[str]) -> int:
+        from .options import Refused
+
+        try:
+            return getattr(import_module(f".{module}", __package__), verb)(arguments)
+        except Refused as error:
+            print(f"vgen_fast: {error}", file=sys.stderr)
+            return 2
 
     return run
-
-
-def _evaluate(verb: str) -> Callable[[list[str]], int]:
-    def run(arguments: list[str]) -> int:
-        from . import evaluate
-
-        return _answered(getattr(evaluate, verb), arguments)
-
-    return run
-
-
-def _answered(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    from .options import Refused
-
-    try:
-        return command(arguments)
-    except Refused as error:
-        print(f"vgen_fast: {error}", file=sys.stderr)
-        return 2
 
 
 VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
-    "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _sample("generate")),
-    "interpolate": ("videos along straight lines between latents", _sample("interpolate")),
-    "evaluate": ("scores of a run's clips, with intervals, and those of real clips beside them", _evaluate("evaluate")),
-    "compare": ("two files of scores, if they were measured in the same way", _evaluate("compare")),
+    "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _of("sample", "generate")),
+    "interpolate": ("videos along straight lines between latents", _of("sample", "interpolate")),
+    "evaluate": (
+        "scores of a run's clips and, beside them, of real ones",
+        _of("evaluate", "evaluate"),
+    ),
+    "compare": ("two files of scores, if they were measured in the same way", _of("evaluate", "compare")),
     "data": ("caches of clips: built from data sets as they are published, told about, checked and shown", _data),
     "review": ("25 clips at once in a browser, to throw out the bad ones", _review),
     "doctor": ("what works here and why the rest does not: ops x implementations, versions, known-bad stacks", _doctor),

@@ -1,5 +1,6 @@
 """`python -m vgen_fast evaluate` and `compare`: scores of generated clips, with those of real ones beside them."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
   python -m vgen_fast evaluate runs/shapes --checkpoint best --clips 1024 --out best.json
   python -m vgen_fast compare runs/shapes/scores.json best.json"""
 RESAMPLED = 20  # times, where a replicate takes as long as the score
+REALS = 1_000_003  # seed of the real clips, far from those of runs
 
 
 class Command(Settings):
@@ -98,8 +100,8 @@ def scores(real: Side, other: Side, fake: Side, seed: int, source: str, network:
             return float(values(side).double().mean())
 
         def drawn() -> Tensor:
-            own = values(fake).double()
-            return interval.weights(len(own), seed=seed) @ own if len(own) else torch.tensor([torch.nan])
+            own = values(fake)
+            return interval.means(own, seed=seed) if len(own) else torch.tensor([torch.nan])
 
         add(name, better, how, value, drawn)
 
@@ -146,17 +148,18 @@ def evaluate(words: list[str]) -> int:
         refuse(f"{error} (python -m vgen_fast train classifier makes one of the built-in videos)")
     generator, config, clips_seen = restored(run, command.checkpoint)
     place = label_of(classifier, config, command.clips)
+    real, told = reals(config, command, 0)
+    other, also = reals(config, command, command.clips)
     fake, asked = generated(generator, config, clips_seen, command)
+    asked = torch.full_like(told, -1) if asked is None else asked
     if fake.shape[2:] != config.system.sizes[-1]:
         made, wanted = ("x".join(map(str, size)) for size in (fake.shape[2:], config.system.sizes[-1]))
         refuse(f"this run has reached {made}; scores are of {wanted}")
-    real, told = reals(config, command.clips, 0)
-    other, also = reals(config, command.clips, command.clips)
     sides = []
     for name, video, labels in (("real", real, told), ("other real", other, also), ("generated", fake, asked)):
         report.show(f"{name} clips through {classifier.name}: {len(video)}")
         sides.append(seen(classifier, video, labels[:, place]))
-    found = scores(*sides, command.seed, config.data, classifier.name)
+    found = scores(*sides, command.seed, source(config), classifier.name)
     kept = run / ("scores.json" if command.checkpoint == "newest" else f"scores-{command.checkpoint}.json")
     path = Path(command.out) if command.out else kept
     facts = {"run": str(run), "checkpoint": command.checkpoint, "clips_seen": clips_seen}
@@ -180,22 +183,32 @@ def label_of(classifier: Trained, config: Config, count: int) -> int:
     return names.index(classifier.facts.label)
 
 
-def generated(generator: torch.nn.Module, config: Config, clips_seen: int, command: Command) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, T, H, W] and the labels that were asked for [N, A]."""
+def generated(
+    generator: torch.nn.Module, config: Config, clips_seen: int, command: Command
+) -> tuple[Tensor, Tensor | None]:
+    """uint8 [N, 3, T, H, W] and the labels that were asked for [N, A], if any."""
     seeds = [command.seed * command.clips + i for i in range(command.clips)]
     labels = chosen_labels(config, seeds, None)
     inputs = Inputs(torch.stack([latents(config, seed, None) for seed in seeds]), labels)
     frames = torch.from_numpy(videos(generator, config, inputs, clips_seen))
-    asked = torch.full((len(seeds), len(config.system.classes) or 1), -1) if labels is None else labels
-    return transforms.to_video(frames).contiguous(), asked
+    return transforms.to_video(frames).contiguous(), labels
 
 
-def reals(config: Config, count: int, first: int) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, T, H, W] and their labels [N, A], of the run's own data in another order."""
-    clips = dataset(config.model_copy(update={"seed": config.seed + 1_000_003}))
-    found = [clips(some, config.system.sizes[-1]) for some in torch.arange(first, first + count).split(64)]
+def reals(config: Config, command: Command, first: int) -> tuple[Tensor, Tensor]:
+    """uint8 [N, 3, T, H, W] and their labels [N, A], of the run's data in an order of their own: runs share it."""
+    clips, positions = dataset(config.model_copy(update={"seed": REALS + command.seed})), torch.arange(command.clips)
+    found = [clips(some, config.system.sizes[-1]) for some in (first + positions).split(64)]
     video, labels = zip(*found, strict=True)
     return torch.cat(video), torch.cat(labels)
+
+
+def source(config: Config) -> str:
+    """What the reals are, and how they are shown: for a cache by its content, wherever it lies."""
+    path = Path(config.data)
+    if path.suffix == ".vgc":
+        content = json.loads((path / "build.json").read_bytes())["sha256"][:12]
+        return f"{content}, split {config.split}, strides {config.strides}, left {config.left}, mirror {config.mirror}"
+    return f"{path.resolve().name}, {config.shrink}" if path.is_dir() else config.data
 
 
 def table(found: dict[str, Score]) -> str:

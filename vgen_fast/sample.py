@@ -111,7 +111,7 @@ def numbers(text: str) -> list[int]:
 def restored(run: Path, which: str = "newest") -> tuple[torch.nn.Module, Config, int]:
     """The averaged generator of the newest or best whole checkpoint, its configuration, and the clips it has seen.
 
-    Or "untrained": as it was before the first step, at the last level.
+    Or "untrained": as it was before the first step, at the level that the run ends at.
     """
     if not (run / "config.yaml").exists():
         refuse(f"{run} is no run folder: it has no config.yaml")

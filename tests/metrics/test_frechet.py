@@ -5,7 +5,7 @@ import torch
 
 from vgen_fast import ops
 from vgen_fast.metrics.frechet import influence, moments, replicates
-from vgen_fast.metrics.interval import interval, of_mean, weights
+from vgen_fast.metrics.interval import interval, means, weights
 
 
 def drawn(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
     held = 0
     for seed in range(400):
         values = torch.randn(120, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 3
-        low, high = of_mean(values, 300, seed)
+        low, high = interval(means(values, 300, seed))
         held += low < 3 < high
     assert 0.902 <= held / 400 <= 0.998
 

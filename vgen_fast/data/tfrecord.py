@@ -1,7 +1,9 @@
 """TFRecord files of tf.train.Example, without TensorFlow: framing, checksums and the few fields of protobuf they use.
 
-record    uint64 length, uint32 masked CRC-32C of the length, the example, uint32 masked CRC-32C of the example
-example   {1: {1: repeated {1: key, 2: {1: bytes list | 2: float list | 3: int list}}}}, values in field 1 of a list
+    record    uint64 length, uint32 masked CRC-32C of the length, the example, uint32 masked CRC-32C of the example
+    example   {1: {1: repeated {1: key, 2: {1: bytes list | 2: float list | 3: int list}}}}, values in field 1 of a list
+
+Lengths are checked against what is left before anything is copied.
 """
 
 import os

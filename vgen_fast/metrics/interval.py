@@ -20,6 +20,6 @@ def interval(replicates: Tensor, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def of_mean(values: Tensor, replicates: int = REPLICATES, seed: int = 0) -> tuple[float, float]:
-    """Of the mean of independent values [N]."""
-    return interval(weights(len(values), replicates, seed) @ values.double())
+def means(values: Tensor, replicates: int = REPLICATES, seed: int = 0) -> Tensor:
+    """[R]: the mean of other draws of as many independent values [N]."""
+    return weights(len(values), replicates, seed) @ values.double()

@@ -1,4 +1,5 @@
-"""Modulated convolution with resampling, noise, bias, leaky ReLU, gain and pixel norm in one pass.
+"""Modulated convolution with resampling, noise, bias, leaky ReLU, gain and pixel norm in one pass. (Over 400 lines: its
+three ops differentiate into one another.)
 
 Legend: B batch, I / O channels in / out, k taps (t, h, w), g gradient of the output, z the value before the activation.
 
