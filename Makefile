@@ -24,10 +24,10 @@ venv: .venv/ready
 demo: venv
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
-# Rebuilds what changed in csrc.
+# Rebuilds what changed in csrc. Two processes: much of the suite waits for others. Threads that wait do not spin.
 test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/tested
 	$(BIN)/ruff check .

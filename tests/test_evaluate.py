@@ -2,20 +2,25 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from vgen_fast import recipes
 from vgen_fast.cli import main
 from vgen_fast.config import Config, Grow
 from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.data.synthetic import MovingShapes
-from vgen_fast.evaluate import source
+from vgen_fast.data.write import mp4
+from vgen_fast.metrics.presets import PROTOCOLS
 from vgen_fast.metrics.protocol import read
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import rows
+from vgen_fast.nets.trained import Trained
+from vgen_fast.sides import source
 from vgen_fast.train.__main__ import main as train
 
 CLASSIFIED = {"inception score", "frechet, clips", "frechet, frames", "label as asked"}
@@ -25,6 +30,11 @@ NAMES = CLASSIFIED | {"frechet, motion", "pieces", "ms-ssim of pairs", "ms-ssim,
 def short() -> Config:
     system = System(rows=rows((8, 8, 4, 4), (4, 2, 1, 1)), latents=8, features=8, classes=(8, 3, 4))
     return Config(recipe="short", system=system, clips=40, phases=(Grow(0, 8, 8),) * 4)
+
+
+@pytest.fixture(autouse=True)
+def features(tmp_path, monkeypatch):
+    monkeypatch.setenv("VGEN_FAST_FEATURES", str(tmp_path / "features"))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +92,7 @@ def test_untrained_and_trained_are_compared_and_other_counts_are_not(folder, cap
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "evaluate wants a run folder first"),
+        ([], "evaluate wants a run folder or other clips first"),
         (["nowhere"], "is no trained classifier"),
         (["nowhere", "--clps", "3"], "--clips"),
     ],
@@ -99,7 +109,7 @@ def test_what_does_not_fit_together_is_refused(folder, capsys):
     assert evaluated(folder, run="begun") == 2
     assert "this run has reached 4x4x4" in capsys.readouterr().err
     assert evaluated(folder, run="absent") == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "absent is no run folder, no cache" in capsys.readouterr().err
     assert main(["compare", "a.json"]) == 2
     assert "compare wants two files" in capsys.readouterr().err
 
@@ -119,6 +129,74 @@ def test_a_generator_without_labels_is_scored_by_a_classifier_of_any(tmp_path, m
     assert train(["classifier", *words]) == 0
     assert evaluated(tmp_path) == 0
     assert set(read(tmp_path / "run" / "scores.json")) == NAMES - {"label as asked"}
+
+
+def arrays(folder) -> tuple[str, str]:
+    """Generated clips as `generate` leaves them, and real ones."""
+    fake, real = folder / "fake.npz", folder / "real.npy"
+    if not real.exists():
+        assert main(["generate", str(folder / "run"), "--seeds", "0-11", "--out", str(fake)]) == 0
+        video, _ = MovingShapes((8, 32, 32), 3)(torch.arange(30), (8, 32, 32))
+        np.save(real, video.movedim(1, -1).numpy())
+    return str(fake), str(real)
+
+
+def test_arrays_are_scored_as_the_run_is_that_made_them(folder, capsys):
+    fake, real = arrays(folder)
+    words = ["--classifier", str(folder / "classifier"), "--clips", "12", "--real", real]
+    assert main(["evaluate", fake, *words]) == 0
+    array = read(folder / "fake.npz-scores.json")
+    assert main(["evaluate", str(folder / "run"), *words, "--out", str(folder / "run.json")]) == 0
+    run = read(folder / "run.json")
+    assert set(array) == NAMES - {"label as asked"}
+    assert {name: run[name] for name in array} == array
+    capsys.readouterr()
+    assert main(["evaluate", fake, "--classifier", str(folder / "classifier")]) == 2
+    assert f"--real: which real clips is {fake} compared with?" in capsys.readouterr().err
+    assert main(["evaluate", fake, *words[:2], "--clips", "13", "--real", real]) == 2
+    assert "there are 12 generated clips, wanted 13" in capsys.readouterr().err
+
+
+def test_caches_and_folders_of_videos_are_scored_and_bad_files_left_out_aloud(folder, tmp_path, capsys):
+    clips = np.load(arrays(folder)[1])
+    writer, films = Writer(tmp_path / "real.vgc", (32, 32), {}), tmp_path / "films"
+    films.mkdir()
+    for number, frames in enumerate(clips):
+        writer.add(str(number), [(Clip(str(number)), frames)])
+    for number, frames in enumerate(clips[:5]):
+        mp4(films / f"{number}.mp4", frames, fps=8)
+    writer.finish({}, {})
+    (films / "torn.mp4").write_bytes((films / "0.mp4").read_bytes()[:200])
+    words = ["--classifier", str(folder / "classifier"), "--real", str(tmp_path / "real.vgc")]
+    assert main(["evaluate", str(films), *words, "--clips", "5", "--size", "8", "32", "32"]) == 0
+    assert f"left out {films}/torn.mp4: " in capsys.readouterr().err
+    assert "5 clips/8x32x32/" in read(tmp_path / "films-scores.json")["content distance"].protocol
+    assert main(["evaluate", str(films), *words, "--clips", "6", "--size", "8", "32", "32"]) == 2
+    assert "there are 5 generated clips, wanted 6" in capsys.readouterr().err
+    assert main(["evaluate", str(films), *words]) == 2
+    assert f"--size: which frames, height and width of {films} are scored?" in capsys.readouterr().err
+
+
+def test_real_clips_are_shown_to_the_classifier_once(folder, monkeypatch):
+    shown = []
+    features = Trained.features
+    monkeypatch.setattr(Trained, "features", lambda self, video: shown.append(len(video)) or features(self, video))
+    assert evaluated(folder, clips=16) == 0
+    assert sum(shown) == 2 * 3 * 16  # whole clips and still ones; real, other and generated
+    first = read(folder / "run" / "scores.json")
+    shown.clear()
+    assert evaluated(folder, clips=16) == 0
+    assert sum(shown) == 2 * 16
+    assert read(folder / "run" / "scores.json") == first
+    assert evaluated(folder, "--afresh", clips=16) == 0
+    assert sum(shown) == 2 * 4 * 16
+
+
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "own"])
+def test_a_published_protocol_tells_which_file_it_misses(folder, tmp_path, monkeypatch, capsys, protocol):
+    monkeypatch.setenv("VGEN_FAST_WEIGHTS", str(tmp_path))
+    assert main(["evaluate", str(folder / "run"), "--protocol", protocol]) == 2
+    assert re.fullmatch(rf"vgen_fast: .*: put \S+ from https://\S+.* into {tmp_path}\n", capsys.readouterr().err)
 
 
 def test_a_cache_is_named_by_its_content(tmp_path):

@@ -19,17 +19,17 @@ def descriptors(frames: np.ndarray) -> np.ndarray:
 
 
 def distances(videos: np.ndarray) -> np.ndarray:
-    """uint8 [N, T, H, W, 3] -> float64, that of each clip that shows something in two frames."""
-    each = []
-    for frames in videos:
+    """uint8 [N, T, H, W, 3] -> float64 [N]; nan for clips that do not show something in two frames."""
+    each = np.full(len(videos), np.nan)
+    for clip, frames in enumerate(videos):
         found = descriptors(frames)
         if len(found) > 1:
             i, j = np.triu_indices(len(found), 1)
-            each.append(np.linalg.norm(found[i] - found[j], axis=1).mean())
-    return np.array(each, dtype=np.float64)
+            each[clip] = np.linalg.norm(found[i] - found[j], axis=1).mean()
+    return each
 
 
 def content_distance(videos: np.ndarray) -> float:
     """The mean over the clips that show something in two frames; nan if there are none."""
     found = distances(videos)
-    return float(found.mean()) if len(found) else float("nan")
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

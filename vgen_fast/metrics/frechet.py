@@ -8,7 +8,7 @@ the samples. With T the transport from N(m_f, S_f) to N(m_r, S_r), T S_f T = S_r
 
 times its weight, a real one by the same with the sides exchanged; a replicate is the estimate and the mean of both.
 
-Legend: N real, M fake samples, D features, R replicates.
+Legend: N real, M fake samples, D features, T frames, R replicates.
 """
 
 import torch
@@ -24,24 +24,53 @@ def moments(features: Tensor) -> ops.FeatureMoments:
     return found
 
 
-def influence(samples: Tensor, other: Tensor) -> Tensor:
+def directions(d: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances [K] of centred samples [N, D] and their directions [D, K], without those that hold rounding only."""
+    if len(d) < d.shape[1]:  # the smaller of d d^T and d^T d has the same values
+        values, left = torch.linalg.eigh(d @ d.T)
+    else:
+        values, vectors = torch.linalg.eigh(d.T @ d)
+    kept = values > values[-1].clamp_min(0) * max(d.shape) * torch.finfo(torch.float64).eps
+    values = values[kept]
+    vectors = d.T @ left[:, kept] / values.sqrt() if len(d) < d.shape[1] else vectors[:, kept]
+    return values / (len(d) - 1), vectors
+
+
+def influence(samples: Tensor, other: ops.FeatureMoments) -> Tensor:
     """h [N] of samples [N, D], in float64. Directions in which they do not differ carry none."""
     x = samples.double()
-    mean, (other_mean, other_covariance) = x.mean(dim=0), (moments(other).mean, moments(other).covariance())
+    mean = x.mean(dim=0)
     d = x - mean
-    values, vectors = torch.linalg.eigh(d.T @ d / (len(x) - 1))
-    kept = values > values[-1].clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
-    scale, vectors = values[kept].sqrt(), vectors[:, kept]
-    inner = scale[:, None] * (vectors.T @ other_covariance @ vectors) * scale  # S^1/2 S_r S^1/2 in the basis of S
+    values, vectors = directions(d)
+    scale = values.sqrt()
+    inner = scale[:, None] * (vectors.T @ other.covariance() @ vectors) * scale  # S^1/2 S_r S^1/2 in the basis of S
     roots, turned = torch.linalg.eigh(inner)
     moved = (d @ vectors / scale @ turned) * roots.clamp_min(0).pow(0.25)  # |moved|^2 = d^T T d
     quadratic = (d.square().sum(dim=1) - moved.square().sum(dim=1)) * (len(x) / (len(x) - 1))
-    return 2 * d @ (mean - other_mean) + quadratic - quadratic.mean()
+    return 2 * d @ (mean - other.mean) + quadratic - quadratic.mean()
 
 
 def replicates(real: Tensor, fake: Tensor, count: int = REPLICATES, seed: int = 0) -> Tensor:
-    """[R]: frechet_distance of features [N, D] and [M, D] as it would be for other draws of both."""
-    distance = ops.frechet_distance(moments(real), moments(fake))
-    for side, (x, y) in enumerate(((real, fake), (fake, real))):
-        distance = distance + weights(len(x), count, seed + side) @ influence(x, y)
+    """[R]: frechet_distance of features [N, D] and [M, D] as it would be for other draws of both.
+
+    Of features [N, T, D] the T rows of a clip are drawn together.
+    """
+    sides = [(x, moments(x.flatten(0, -2))) for x in (real, fake)]
+    distance = ops.frechet_distance(sides[0][1], sides[1][1])
+    for side, ((x, _), (_, other)) in enumerate(zip(sides, reversed(sides), strict=True)):
+        each = influence(x.flatten(0, -2), other).view(len(x), -1).mean(dim=1)
+        distance = distance + weights(len(each), count, seed + side) @ each
     return distance
+
+
+def over_time(real: Tensor, fake: Tensor) -> Tensor:
+    """[T]: for each frame of a rollout, fake [M, T, D], the distance to all frames of real clips [N, T', D]."""
+    reals = moments(real.flatten(0, -2))
+    return torch.stack([ops.frechet_distance(reals, moments(frame)) for frame in fake.unbind(dim=1)])
+
+
+def over_time_replicates(real: Tensor, fake: Tensor, count: int = REPLICATES, seed: int = 0) -> Tensor:
+    """[R]: the mean of `over_time` for other draws of the fake clips, against the same real ones."""
+    reals = moments(real.flatten(0, -2))
+    each = torch.stack([influence(frame, reals) for frame in fake.unbind(dim=1)]).mean(dim=0)
+    return over_time(real, fake).mean() + weights(len(fake), count, seed) @ each

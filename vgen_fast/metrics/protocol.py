@@ -5,9 +5,11 @@ weights, number of clips, their size, where the reals come from, seed.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Literal
 
 Better = Literal["low", "high", "near"]  # near to that of the reals
@@ -25,16 +27,39 @@ class Score:
     real: float  # the same measurement of reals, against other reals where it takes two sets
     better: Better
     protocol: str
+    values: tuple[float, ...] = ()  # those it is the mean of: splits, seeds or the frames of a rollout
+    deviation: float | None = None  # of these, where they are repetitions
+    invalid: str | None = None  # why there is no number
+
+
+def over_seeds(scores: Sequence[Score]) -> Score:
+    """The same measurement of several draws of samples; the interval is that of one of them, on the mean."""
+    if len(scores) == 1 or (bad := next((score for score in scores if score.invalid), None)):
+        return scores[0] if len(scores) == 1 else bad
+    values = tuple(score.value for score in scores)
+    low, high, real = (fmean(getattr(score, name) for score in scores) for name in ("low", "high", "real"))
+    return replace(scores[0], value=fmean(values), low=low, high=high, real=real, values=values,
+                   deviation=pstdev(values), protocol=f"{scores[0].protocol}, {len(scores)} times")  # fmt: skip
+
+
+NUMBERS = ("value", "low", "high", "real")
 
 
 def write(path: Path, scores: Mapping[str, Score], facts: dict) -> None:
-    content = {"facts": facts, "scores": {name: asdict(score) for name, score in scores.items()}}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """What is no number is null: JSON has no NaN."""
+    entries = {name: asdict(score) for name, score in scores.items()}
+    for entry in entries.values():
+        entry.update({key: None for key in NUMBERS if not math.isfinite(entry[key])})
+    path.write_text(json.dumps({"facts": facts, "scores": entries}, indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Score]:
     try:
-        return {name: Score(**entry) for name, entry in json.loads(path.read_bytes())["scores"].items()}
+        entries = json.loads(path.read_bytes())["scores"]
+        for entry in entries.values():
+            entry.update({key: math.nan for key in NUMBERS if entry[key] is None})
+            entry["values"] = tuple(entry["values"])
+        return {name: Score(**entry) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Incomparable(f"{path} holds no scores: {error}") from error
 

@@ -7,12 +7,14 @@ it shrinks with its sigma to the shorter side, so that five scales work from 16 
 are halved by boxes. MS-SSIM = prod_j max(0, cs_j)^w_j max(0, ssim_5)^w_5: means over pixels and channels of one pair
 first, then powers. Of the two variances only the sum is needed: four pictures are smoothed, not five.
 
-Legend: N pairs, C channels, H x W pixels, P pictures, k taps.
+Legend: N pairs, C channels, H x W pixels, P pictures, k taps, R replicates.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .interval import weights
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2  # times the square of the peak
@@ -103,16 +105,31 @@ def ms_ssim(x: Tensor, y: Tensor, *, peak: float = 255.0) -> Tensor:
     return torch.cat(found)
 
 
+def drawn_pairs(count: int, num_pairs: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The numbers of two pictures, never the same: [num_pairs] each."""
+    if count < 2:
+        raise ValueError(f"a pair takes two pictures, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(count, (num_pairs,), generator=generator)
+    return first, (first + torch.randint(1, count, (num_pairs,), generator=generator)) % count
+
+
 def similarity_of_pairs(pictures: Tensor, num_pairs: int = 10_000, seed: int = 0) -> Tensor:
     """MS-SSIM [num_pairs] of pairs drawn from pictures uint8 [N, C, H, W]: high means little variety."""
-    if len(pictures) < 2:
-        raise ValueError(f"a pair takes two pictures, got {len(pictures)}")
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randint(len(pictures), (num_pairs,), generator=generator)
-    second = (first + torch.randint(1, len(pictures), (num_pairs,), generator=generator)) % len(pictures)
+    first, second = drawn_pairs(len(pictures), num_pairs, seed)
     count = max(1, CHUNK // pictures[0].numel())
     pairs = zip(first.split(count), second.split(count), strict=True)
     return torch.cat([ms_ssim(pictures[i], pictures[j]) for i, j in pairs])
+
+
+def pairs_replicates(values: Tensor, count: int, seed: int = 0) -> Tensor:
+    """[R]: the mean of `values`, those of similarity_of_pairs, for other draws of as many pictures: pairs share them,
+    so a picture takes its pairs along.
+    """
+    drawn = weights(count, seed=seed)  # [R, N]
+    first, second = drawn_pairs(count, len(values), seed)
+    both = drawn[:, first] * drawn[:, second]
+    return both @ values.double() / both.sum(dim=1)
 
 
 def coherence(video: Tensor) -> Tensor:
