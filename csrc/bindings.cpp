@@ -198,6 +198,16 @@ double sliced_wasserstein(Where where, uintptr_t x, uintptr_t y, uintptr_t theta
   return value;
 }
 
+// x [L, n], y [L, m]. Returns the mean over the rows of W_1.
+double binned_wasserstein(Where where, uintptr_t x, uintptr_t y, int64_t n, int64_t m, int64_t directions) {
+  SlicedWassersteinParams p{};
+  double value = 0;
+  p.n = n, p.m = m, p.directions = directions, p.x = address<void>(x), p.y = address<void>(y), p.value = &value;
+  p.dtype = Dtype(where.dtype), p.threads = where.threads;
+  VGEN_RUN_CPU(binned_wasserstein, p);
+  return value;
+}
+
 SlicedHeadParams head_params(const Where& where, uintptr_t q, uintptr_t scale, uintptr_t offset, int64_t batch,
                              int64_t directions, double slope) {
   SlicedHeadParams p{};
@@ -267,6 +277,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("minibatch_stddev_backward", stddev_backward);
   m.def("minibatch_stddev_double_backward", stddev_double_backward);
   m.def("sliced_wasserstein", sliced_wasserstein);
+  m.def("binned_wasserstein", binned_wasserstein);
   m.def("sliced_head_forward", sliced_head_forward);
   m.def("sliced_head_backward", sliced_head_backward);
   m.def("sliced_head_double_backward", sliced_head_double_backward);

@@ -18,6 +18,7 @@
 // On CPU only; CUDA tensors have Triton, or the reference.
 #define VGEN_CPU_LAUNCHERS                                          \
   void sliced_wasserstein_cpu(const SlicedWassersteinParams&);      \
+  void binned_wasserstein_cpu(const SlicedWassersteinParams&);      \
   void sliced_head_forward_cpu(const SlicedHeadParams&);            \
   void sliced_head_backward_cpu(const SlicedHeadParams&);           \
   void sliced_head_double_backward_cpu(const SlicedHeadParams&);    \

@@ -68,6 +68,20 @@ class Every(Settings):
     """Clips that a checkpoint is judged by, against as many real ones; 0 judges none, and keeps no best."""
 
 
+class Scored(Settings):
+    """What is measured of a run while it trains. With a classifier, its last level is scored as `evaluate` does it: at
+    every checkpoint, and in between."""
+
+    classifier: str | None = None
+    """The folder of a classifier of these data (vgen_fast.train classifier); without one nothing is scored."""
+    every: int = Field(0, ge=0)
+    """Clips between two scorings, besides those of checkpoints; 0 is never."""
+    clips: int = Field(256, gt=1)
+    """Clips of each side that are compared."""
+    best: str = "distance"
+    """By what the best checkpoint is chosen: distance, of coarse pixels, or a score, such as "frechet, clips"."""
+
+
 class Config(Settings):
     recipe: str
     """The recipe this configuration started from."""
@@ -122,6 +136,7 @@ class Config(Settings):
     go on."""
     optim: Optim = Optim()
     every: Every = Every()
+    scores: Scored = Scored()
 
     @property
     def sliced(self) -> bool:
@@ -168,6 +183,8 @@ class Config(Settings):
             raise ValueError(
                 f"{len(self.system.rows)} levels of the system need as many phases, got {len(self.phases)}"
             )
+        if self.scores.classifier is None and self.scores != Scored():
+            raise ValueError("scores are measured by a classifier: give scores.classifier too")
         if self.memory is not None and self.recompute != "nothing":
             raise ValueError("memory chooses what to recompute: give one of memory and recompute")
         for level, phase in enumerate(self.phases):
@@ -191,8 +208,9 @@ class Config(Settings):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False, default_flow_style=None)
 
     def digest(self) -> str:
-        """Of everything that decides the numbers of a run: not length, intervals and care; memory only rounds them."""
-        values = json.loads(self.model_dump_json(exclude={"clips", "every", "memory", "recompute", "diverged"}))
+        """Of everything that decides the numbers of a run: not length, intervals, scores, care; memory only rounds."""
+        without = {"clips", "every", "scores", "memory", "recompute", "diverged"}
+        values = json.loads(self.model_dump_json(exclude=without))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -3,11 +3,9 @@
 import os
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from . import sides
@@ -16,11 +14,11 @@ from .data.pool import Pool
 from .metrics import presets
 from .metrics.presets import OWN, PROTOCOLS, Protocol
 from .metrics.protocol import Incomparable, Score, compared, over_seeds, read, write
-from .metrics.scores import Metric, Scores
+from .metrics.scores import Metric, Scores, features_folder
 from .nets import trained
 from .nets.weights import BadWeights
 from .options import changed, help_text, options_of, parse, refuse
-from .sides import Clips, Stream, shown
+from .sides import NAMES, Clips, show, shown
 from .train import report
 
 EXAMPLES = """examples:
@@ -107,12 +105,12 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
     memory = None if command.afresh else features_folder()
     scores = Scores(metrics, f"{real.about}/seed {command.seed}", memory)
     stream = real.stream()
-    show(scores, "real", stream, reals)
-    show(scores, "other", stream, others)
+    for side, number in (("real", reals), ("other", others)):
+        show(scores, side, stream, number, Progress(side, number))
     repeated, generated = [], fake.stream()
     for _ in range(times):
         scores.forget("fake")
-        show(scores, "fake", generated, clips)
+        show(scores, "fake", generated, clips, Progress("fake", clips))
         repeated.append(scores.compute())
     found = {name: over_seeds([scores[name] for scores in repeated]) for name in repeated[0]}
     return found, facts, Path(command.out) if command.out else out
@@ -141,29 +139,19 @@ def other_reals(real: Clips, reals: int, clips: int, strict: bool) -> int:
     return 0
 
 
-def features_folder() -> Path:
-    """VGEN_FAST_FEATURES, or a folder of the cache of this user: what networks made of real clips."""
-    return Path(os.environ.get("VGEN_FAST_FEATURES") or Path.home() / ".cache" / "vgen_fast" / "features")
+class Progress:
+    """A line every second on a terminal, every ten elsewhere, and one at the end."""
 
+    def __init__(self, side: str, count: int):
+        self.side, self.count, self.began = side, count, time.monotonic()
+        self.every, self.last = (1 if sys.stderr.isatty() else 10), time.monotonic()
 
-def show(scores: Scores, side: str, stream: Stream, count: int) -> None:
-    """So many clips of the stream, with a line from time to time."""
-    names = {"real": "real", "other": "other real", "fake": "generated"}
-    began, told, done = time.monotonic(), time.monotonic(), 0
-    while done < count:
-        some = list(islice(stream, min(sides.BATCH, count - done)))
-        if not some:
-            refuse(f"there are {done} {names[side]} clips, wanted {count}")
-        video, labels = zip(*some, strict=True)
-        try:
-            scores.update(**{side: torch.stack(video)}, labels=torch.tensor(labels))
-        except ValueError as error:
-            refuse(str(error))
-        done, now = done + len(some), time.monotonic()
-        if now - told > (1 if sys.stderr.isatty() else 10) or done == count:
-            left = report.duration((now - began) / done * (count - done))
-            report.show(f"{100 * done // count:3}%  {left} left  {done} of {count} {names[side]} clips")
-            told = now
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.last < self.every and done < self.count:
+            return
+        self.last, left = now, report.duration((now - self.began) / done * (self.count - done))
+        report.show(f"{100 * done // self.count:3}%  {left} left  {done} of {self.count} {NAMES[self.side]} clips")
 
 
 def table(found: dict[str, Score]) -> str:

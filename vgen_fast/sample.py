@@ -36,7 +36,7 @@ class Output(Settings):
     fps: float = Field(8, gt=0)
     """Frames a second."""
     checkpoint: Literal["newest", "best"] = "newest"
-    """The best is the one whose clips were nearest to real ones, of those that are left at the newest's level."""
+    """The best has the best score (--scores.best of the training), of those that are left at the newest's level."""
 
 
 class Generate(Output):
@@ -122,7 +122,7 @@ def restored(run: Path, which: str = "newest") -> tuple[torch.nn.Module, Config,
     found = checkpoint.candidates(run / "checkpoints", run_name(run), report.complain)
     if not found:
         refuse(f"{run} holds no whole checkpoint")
-    chosen = (checkpoint.best(found) or found[0]) if which == "best" else found[0]
+    chosen = (checkpoint.best(found, config.scores.best) or found[0]) if which == "best" else found[0]
     generator = progressive.Generator(config.system)
     generator.load_state_dict(checkpoint.tensors(chosen, "average.safetensors"), strict=True)
     return generator.eval(), config, chosen.clips_seen
@@ -161,11 +161,12 @@ def chosen_labels(config: Config, seeds: list[int], text: str | None) -> Tensor 
 @torch.no_grad()
 def videos(generator: torch.nn.Module, config: Config, inputs: Inputs, clips_seen: int) -> np.ndarray:
     """uint8 [N, T, H, W, 3], at the level that the run has reached, a few at a time."""
-    stage = config.stage(max(clips_seen - 1, 0))
+    stage, device = config.stage(max(clips_seen - 1, 0)), next(generator.parameters()).device
     found = []
     for rows in torch.arange(len(inputs.latents)).split(8):
-        some = Inputs(inputs.latents[rows], None if inputs.condition is None else inputs.condition[rows])
-        found.append(transforms.to_frames(transforms.to_bytes(generator(some, stage))))
+        condition = None if inputs.condition is None else inputs.condition[rows].to(device)
+        some = Inputs(inputs.latents[rows].to(device), condition)
+        found.append(transforms.to_frames(transforms.to_bytes(generator(some, stage))).cpu())
     return torch.cat(found).numpy()
 
 

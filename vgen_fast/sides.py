@@ -1,5 +1,5 @@
-"""Clips to be scored: those that a run's generator makes, those it was trained on, and those of a cache, an array or a
-folder of videos. Each side is a stream in which every clip comes once, the same ones each time.
+"""Clips by where they come from: those that a run is trained on, and, to be scored, those that its generator makes and
+those of a cache, an array or a folder of videos, as streams in which every clip comes once, the same ones each time.
 
 Legend: B clips, T frames, H x W pixels.
 """
@@ -7,28 +7,33 @@ Legend: B clips, T frames, H x W pixels.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count as counted
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import given
 from .config import Config
-from .data import folder, given, transforms
+from .data import folder, transforms
 from .data.cache import BadCache, Cache
 from .data.loader import CachedClips, Window
 from .data.pool import Pool
 from .data.sources import NoDataSet
+from .data.strips import Strips
+from .data.synthetic import MovingShapes
+from .metrics.scores import Scores
 from .models.system import Inputs
 from .options import refuse
 from .sample import chosen_labels, latents, restored, videos
 from .train import report
-from .train.__main__ import dataset
 from .train.loop import Batches
 
 BATCH = 64  # clips that are made or read at once
 REALS = 1_000_003  # seed of real clips, far from those of runs
 Size = tuple[int, int, int]
+NAMES = {"real": "real", "other": "other real", "fake": "generated"}  # of the sides of scores, for a person
 Stream = Iterator[tuple[Tensor, int]]  # uint8 [3, T, H, W] and what it is or was asked to be; -1 is nothing
 
 
@@ -41,26 +46,56 @@ class Clips:
     labelled: bool = False
 
 
+def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
+    """The clips that a run is trained on, by position."""
+    size, path = config.system.sizes[-1], Path(config.data)
+    if config.data == "shapes":
+        return MovingShapes(size, config.seed)
+    if not path.is_dir():
+        refuse(f'--data {config.data}: neither a folder nor "shapes"')
+    try:
+        if path.suffix == ".vgc":
+            window = Window(size[0], config.strides, config.mirror, config.short, config.left, size[2])
+            clips = CachedClips(Cache(path), window, config.seed, config.split)
+            labels = tuple(len(values) for values in clips.labels.values())
+            shown = (clips.cache.size[0], size[2]) if config.left else clips.cache.size
+            if any(have % want for have, want in zip(shown, size[1:], strict=True)):
+                have, want = ("x".join(map(str, pair)) for pair in (shown, size[1:]))
+                refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
+        else:
+            clips = Strips(path, size, config.seed, complain, config.shrink)
+            labels = (len(clips.classes),)
+    except (NoDataSet, BadCache) as error:
+        refuse(str(error))
+    if config.system.classes and config.system.classes != labels:
+        refuse(f"{config.data} has {labels[0] if labels else 'no'} classes, the system {config.system.classes}")
+    return clips
+
+
 def of_run(run: Path, checkpoint: str, first_seed: int, label: str | None) -> tuple[Clips, Config, int]:
     """What its averaged generator makes of the latents of these seeds and up; its configuration; clips it has seen.
 
     `label` is which one of the data's counts.
     """
     generator, config, clips_seen = restored(run, checkpoint)
+    return of_generator(generator, config, clips_seen, first_seed, label), config, clips_seen
+
+
+def of_generator(generator: nn.Module, config: Config, clips_seen: int, first_seed: int, label: str | None) -> Clips:
     size, reached = config.system.sizes[-1], config.system.sizes[config.stage(max(clips_seen - 1, 0)).level]
     if reached != size:
         refuse(f"this run has reached {shown(reached)}; scores are of {shown(size)}")
     place = place_of(label, tuple(dataset(config).labels)) if label else None
 
     def made() -> Stream:
-        for start in count(first_seed, BATCH):
+        for start in counted(first_seed, BATCH):
             seeds = list(range(start, start + BATCH))
             labels = chosen_labels(config, seeds, None)
             inputs = Inputs(torch.stack([latents(config, seed, None) for seed in seeds]), labels)
             frames = torch.from_numpy(videos(generator, config, inputs, clips_seen))
             yield from one_by_one(transforms.to_video(frames).contiguous(), labels, place)
 
-    return Clips(str(run), size, made, labelled=place is not None and bool(config.system.classes)), config, clips_seen
+    return Clips("generated", size, made, labelled=place is not None and bool(config.system.classes))
 
 
 def of_its_data(config: Config, seed: int, label: str | None) -> Clips:
@@ -119,12 +154,30 @@ def of(what: str, size: Size | None, seed: int, split: str | None, label: str | 
 # ------------------------------------------------------------------------------------------------------------- streams
 
 
+def show(
+    scores: Scores, side: str, stream: Stream, count: int, tell: Callable[[int], None] = lambda done: None
+) -> None:
+    """Shows so many clips of the stream, and tells how many were shown."""
+    done = 0
+    while done < count:
+        some = list(islice(stream, min(BATCH, count - done)))
+        if not some:
+            refuse(f"there are {done} {NAMES[side]} clips, wanted {count}")
+        video, labels = zip(*some, strict=True)
+        try:
+            scores.update(**{side: torch.stack(video)}, labels=torch.tensor(labels))
+        except ValueError as error:
+            refuse(str(error))
+        done += len(some)
+        tell(done)
+
+
 def drawn(clips: Batches, size: Size, label: str | None) -> Callable[[], Stream]:
     """Of a data set by position, from the first on and round again."""
     place = place_of(label, tuple(clips.labels)) if label else None
 
     def read() -> Stream:
-        for start in count(0, BATCH):
+        for start in counted(0, BATCH):
             yield from one_by_one(*clips(torch.arange(start, start + BATCH), size), place)
 
     return read

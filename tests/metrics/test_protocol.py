@@ -1,10 +1,11 @@
 """Scores go to a file and come back; those of two protocols are not compared."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from vgen_fast.metrics.protocol import Incomparable, Score, compared, read, write
+from vgen_fast.metrics.protocol import Incomparable, Score, compared, over_seeds, read, write
 
 SCORE = Score(3.5, 3.1, 3.9, 0.2, "low", "frechet/net@12/64 clips")
 
@@ -31,3 +32,20 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
         read(tmp_path / "a.json")
     with pytest.raises(Incomparable, match=r"absent\.json holds no scores"):
         read(tmp_path / "absent.json")
+
+
+def test_the_less_of_its_amount_the_better():
+    assert SCORE.amount == 3.5
+    assert replace(SCORE, better="high").amount == -3.5
+    assert replace(SCORE, better="near").amount == pytest.approx(3.3)
+
+
+def test_several_seeds_are_their_mean_and_deviation():
+    one, other = SCORE, replace(SCORE, value=4.5, low=4.1, high=4.9)
+    found = over_seeds([one, other])
+    assert (found.value, found.low, found.high, found.deviation) == pytest.approx((4.0, 3.6, 4.4, 0.5))
+    assert found.values == (3.5, 4.5)
+    assert found.protocol == "frechet/net@12/64 clips, 2 times"
+    assert over_seeds([one]) is one
+    bad = replace(SCORE, value=math.nan, invalid="no covariance")
+    assert over_seeds([one, bad]).invalid == "no covariance"

@@ -31,6 +31,11 @@ class Score:
     deviation: float | None = None  # of these, where they are repetitions
     invalid: str | None = None  # why there is no number
 
+    @property
+    def amount(self) -> float:
+        """The less of it the better."""
+        return {"low": self.value, "high": -self.value, "near": abs(self.value - self.real)}[self.better]
+
 
 def over_seeds(scores: Sequence[Score]) -> Score:
     """The same measurement of several draws of samples; the interval is that of one of them, on the mean."""
@@ -46,11 +51,15 @@ NUMBERS = ("value", "low", "high", "real")
 
 
 def write(path: Path, scores: Mapping[str, Score], facts: dict) -> None:
+    path.write_text(json.dumps({"facts": facts, "scores": to_json(scores)}, indent=1, allow_nan=False) + "\n")
+
+
+def to_json(scores: Mapping[str, Score]) -> dict[str, dict]:
     """What is no number is null: JSON has no NaN."""
     entries = {name: asdict(score) for name, score in scores.items()}
     for entry in entries.values():
         entry.update({key: None for key in NUMBERS if not math.isfinite(entry[key])})
-    path.write_text(json.dumps({"facts": facts, "scores": entries}, indent=1, allow_nan=False) + "\n")
+    return entries
 
 
 def read(path: Path) -> dict[str, Score]:

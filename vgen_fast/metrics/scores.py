@@ -13,6 +13,7 @@ Legend: B clips, S splits, R replicates.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -158,6 +159,11 @@ class Scores:
 
 
 # ------------------------------------------------------------------------------------------------------ what was seen
+
+
+def features_folder() -> Path:
+    """VGEN_FAST_FEATURES, or a folder of the cache of this user: what networks made of real clips."""
+    return Path(os.environ.get("VGEN_FAST_FEATURES") or Path.home() / ".cache" / "vgen_fast" / "features")
 
 
 def remembering(view: View, parts: Iterable[str], folder: Path) -> See:

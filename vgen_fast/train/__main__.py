@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,22 +17,21 @@ from pydantic import Field
 
 from ..classify import classifier
 from ..config import Config, Settings, from_yaml
-from ..data.cache import BadCache, Cache
 from ..data.decode import TooMuchBadData
 from ..data.journal import write_whole
-from ..data.loader import CachedClips, Window
-from ..data.sources import NoDataSet
-from ..data.strips import Strips
-from ..data.synthetic import MovingShapes
 from ..metrics.sliced_distance import sliced_distance
 from ..models import progressive
 from ..models.system import System
+from ..nets.weights import BadWeights
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..recipes import RECIPES
+from ..scoring import Scoring
+from ..sides import dataset
 from . import report
+from .checkpoint import DISTANCE
 from .distributed import PeerLost, Ranks
 from .folder import Folder, InUse
-from .loop import Batches, Training, networks, start, step
+from .loop import Training, networks, start, step
 from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
 from .run import BAD_DATA, LOST, Intervals, Run
@@ -169,29 +168,17 @@ def phases_of(config: Config) -> tuple[Phase, ...]:
     return tuple(found)
 
 
-def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
-    size, path = config.system.sizes[-1], Path(config.data)
-    if config.data == "shapes":
-        return MovingShapes(size, config.seed)
-    if not path.is_dir():
-        refuse(f'--data {config.data}: neither a folder nor "shapes"')
+def scoring_of(config: Config) -> Scoring | None:
+    if config.scores.classifier is None:
+        return None
     try:
-        if path.suffix == ".vgc":
-            window = Window(size[0], config.strides, config.mirror, config.short, config.left, size[2])
-            clips = CachedClips(Cache(path), window, config.seed, config.split)
-            labels = tuple(len(values) for values in clips.labels.values())
-            shown = (clips.cache.size[0], size[2]) if config.left else clips.cache.size
-            if any(have % want for have, want in zip(shown, size[1:], strict=True)):
-                have, want = ("x".join(map(str, pair)) for pair in (shown, size[1:]))
-                refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
-        else:
-            clips = Strips(path, size, config.seed, complain, config.shrink)
-            labels = (len(clips.classes),)
-    except (NoDataSet, BadCache) as error:
-        refuse(str(error))
-    if config.system.classes and config.system.classes != labels:
-        refuse(f"{config.data} has {labels[0] if labels else 'no'} classes, the system {config.system.classes}")
-    return clips
+        scoring = Scoring(config)
+    except BadWeights as error:
+        refuse(f"--scores.classifier: {error}")
+    known = [DISTANCE, *scoring.names]
+    if config.scores.best not in known:
+        refuse(f"--scores.best: {config.scores.best!r} is none of {'; '.join(known)}")
+    return scoring
 
 
 def shared(phases: tuple[Phase, ...], group: int, ranks: int) -> None:
@@ -210,7 +197,7 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
         if folder:
             folder.event("sample_rejected", reason=reason)
 
-    batches, phases = dataset(config, rejected), phases_of(config)
+    batches, phases, scoring = dataset(config, rejected), phases_of(config), scoring_of(config)
     ranks = Ranks(device, timedelta(seconds=command.timeout))
     try:
         shared(phases, config.system.group, ranks.size)
@@ -224,7 +211,7 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
                 problem = str(error)
         if problem := ranks.from_first(problem):
             refuse(problem)
-        intervals = Intervals(**config.every.model_dump())
+        intervals = Intervals(**config.every.model_dump(), scored=config.scores.every)
         facts, classes = {"config": config.digest()}, config.system.classes
         return Run(
             lambda: on(device, build(config, phases)),
@@ -238,6 +225,8 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
             classes,
             sliced_distance,
             config.diverged == "go-back",
+            scoring,
+            config.scores.best,
         ).go()
     finally:
         if folder:

@@ -25,6 +25,7 @@ from ..data.journal import sync_folder, write_durably
 from .loop import State, networks
 
 FORMAT = 3
+DISTANCE = "distance"  # of a checkpoint's clips from real ones, in its manifest
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
 FIELDS = (
@@ -245,18 +246,24 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def best(found: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The one with the smallest distance from real clips among those, newest first, at the newest one's level."""
+def best(found: Sequence[Checkpoint], by: str = DISTANCE) -> Checkpoint | None:
+    """The one with the smallest distance from real clips, or the least of a score, among those, newest first, at the
+    newest one's level. What is no number is never the best.
+    """
     level = lambda checkpoint: checkpoint.manifest["state"]["structure"][0]  # noqa: E731
-    distance = lambda checkpoint: checkpoint.manifest.get("distance", math.nan)  # noqa: E731
-    return min((c for c in found if level(c) == level(found[0]) and distance(c) < math.inf), key=distance, default=None)
+
+    def amount(checkpoint: Checkpoint) -> float:
+        known = checkpoint.manifest if by == DISTANCE else checkpoint.manifest.get("scores", {})
+        return math.nan if known.get(by) is None else known[by]
+
+    return min((c for c in found if level(c) == level(found[0]) and amount(c) < math.inf), key=amount, default=None)
 
 
-def prune(folder: Path, run: str, keep: int) -> None:
+def prune(folder: Path, run: str, keep: int, by: str = DISTANCE) -> None:
     """Removes this run's checkpoints but the newest `keep` and the best, and what killed saves left."""
     sweep(folder)
     found = candidates(folder, run, lambda reason: None)
-    kept = best(found)
+    kept = best(found, by)
     for checkpoint in found[keep:]:
         if checkpoint != kept:
             going = folder / f"{PARTIAL}{checkpoint.path.name}"

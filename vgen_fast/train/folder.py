@@ -21,8 +21,8 @@ class InUse(RuntimeError):
 
 
 class Folder:
-    """`path` and what the loop writes there: config.yaml, command.txt, env.json, stats.jsonl, events.jsonl, samples/,
-    checkpoints/, report.html."""
+    """`path` and what the loop writes there: config.yaml, command.txt, env.json, stats.jsonl, scores.jsonl,
+    events.jsonl, samples/, checkpoints/, report.html."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -37,6 +37,7 @@ class Folder:
             raise InUse(f"another process is training in {path}") from error
         cut_torn_line(path / "events.jsonl")
         cut_torn_line(path / "stats.jsonl")
+        cut_torn_line(path / "scores.jsonl")
         self.run, self.segment = self._identify()
         self.sinks: list[Sink] = []
         self._events = os.open(path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -65,13 +66,20 @@ class Folder:
         for sink in self.sinks:
             sink(row)
 
+    def scores(self, clips_seen: int, scores: dict[str, dict]) -> None:
+        row = {"segment": self.segment, "clips_seen": clips_seen, "scores": scores}
+        with open(self.path / "scores.jsonl", "ab", buffering=0) as file:
+            file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        for sink in self.sinks:
+            sink(row)
+
     def forget_after(self, clips_seen: int) -> None:
-        """Drops statistics of steps that a resume will do again."""
-        path = self.path / "stats.jsonl"
-        rows = whole_lines(path)
-        kept = [row for row in rows if row["clips_seen"] <= clips_seen]
-        if len(kept) < len(rows):
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        """Drops statistics and scores of steps that a resume will do again."""
+        for path in (self.path / "stats.jsonl", self.path / "scores.jsonl"):
+            rows = whole_lines(path)
+            kept = [row for row in rows if row["clips_seen"] <= clips_seen]
+            if len(kept) < len(rows):
+                write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def run_name(path: Path) -> str:

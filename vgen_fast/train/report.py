@@ -130,7 +130,8 @@ h1 {{ font-size: 1.4rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }}
 video {{ width: 100%; }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-svg {{ background: #fafafa; border: 1px solid #ddd; }} svg text {{ font-size: 11px; fill: #555; }}
+svg {{ background: #fafafa; border: 1px solid #ddd; max-width: 100%; height: auto; }}
+svg text {{ font-size: 11px; fill: #555; }}
 pre {{ background: #fafafa; border: 1px solid #ddd; padding: 1rem; overflow: auto; font-size: 13px; }}
 video, img {{ max-width: 100%; image-rendering: pixelated; }} input[type=range] {{ width: 100%; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .15rem .8rem .15rem 0; text-align: left; }}
@@ -144,7 +145,7 @@ body {{ background: #181818; color: #ddd; }} svg, pre {{ background: #222; borde
 <div><h2>Samples <span id="label"></span></h2><video id="grid" autoplay loop muted playsinline controls></video></div>
 <div><h2>Real clips</h2><video src="samples/reals.mp4" autoplay loop muted playsinline controls></video></div>
 </div>
-<h2>Curves</h2><div class="plots">{plots}</div>
+{scores}<h2>Curves</h2><div class="plots">{plots}</div>
 <h2>Events</h2>{events}
 <h2>Configuration</h2><pre>{config}</pre>
 <script>
@@ -159,25 +160,61 @@ when.addEventListener("input", show); show();
 """
 
 
-def curve(name: str, points: list[tuple[float, float]], width: int = 330, height: int = 170) -> str:
-    """One curve over clips seen as inline SVG."""
-    points = [(x, y) for x, y in points if np.isfinite(y)]
+COLUMNS, WIDE, HIGH = 3, 330, 170  # of the plots of scores
+RED, GREEN = "#c3423f", "#3a7d44"
+Point = tuple[float, float, float, float]  # clips seen, a number, and the interval it lies in
+
+
+def curve(name: str, points: list[Point], level: float | None = None, at: tuple[int, int] = (0, 0)) -> str:
+    """One curve over clips seen as inline SVG. `level` is a line to compare with, such as that of real clips."""
+    points = [point for point in points if np.isfinite(point).all()]
     if not points:
         return ""
     left, top, bottom = 52, 22, 18
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    span, end = (high - low) or 1.0, max(x for x, _ in points) or 1
-    place = lambda x, y: (  # noqa: E731
-        left + x / end * (width - left - 8),
-        top + (high - y) / span * (height - top - bottom),
-    )
-    path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(x, y) for x, y in points))
+    heights = [y for point in points for y in point[1:]] + ([] if level is None else [level])
+    low, high = min(heights), max(heights)
+    start, end = points[0][0], points[-1][0]
+
+    def line(places: list[tuple[float, float]]) -> str:
+        right, down = (WIDE - left - 8) / ((end - start) or 1), (HIGH - top - bottom) / ((high - low) or 1)
+        return " ".join(f"{left + (x - start) * right:.1f},{top + (high - y) * down:.1f}" for x, y in places)
+
+    under = ""
+    if any(least < most for _, _, least, most in points):
+        around = [(x, least) for x, _, least, _ in points] + [(x, most) for x, _, _, most in reversed(points)]
+        under += f'<polygon points="{line(around)}" fill="{RED}" opacity=".2"/>'
+    if level is not None:
+        ends = line([(start, level), (end, level)])
+        under += f'<polyline points="{ends}" stroke="{GREEN}" stroke-width="1.5" stroke-dasharray="5 4"/>'
+    path = line([(x, y) for x, y, *_ in points])
     return (
-        f'<svg width="{width}" height="{height}" role="img"><title>{html.escape(name)}</title>'
+        f'<svg x="{at[0]}" y="{at[1]}" width="{WIDE}" height="{HIGH}" role="img"><title>{html.escape(name)}</title>'
         f'<text x="8" y="14">{html.escape(name)}</text>'
-        f'<text x="4" y="{top + 8}">{high:.3g}</text><text x="4" y="{height - bottom}">{low:.3g}</text>'
-        f'<text x="{width - 8}" y="{height - 4}" text-anchor="end">{end:g} clips</text>'
-        f'<polyline points="{path}" fill="none" stroke="#c3423f" stroke-width="1.5"/></svg>'
+        f'<text x="4" y="{top + 8}">{high:.3g}</text><text x="4" y="{HIGH - bottom}">{low:.3g}</text>'
+        f'<text x="{left}" y="{HIGH - 4}">{start:g}</text>'
+        f'<text x="{WIDE - 8}" y="{HIGH - 4}" text-anchor="end">{end:g} clips</text>'
+        f'{under}<polyline points="{path}" fill="none" stroke="{RED}" stroke-width="1.5"/></svg>'
+    )
+
+
+def scores_plot(rows: list[dict]) -> str:
+    """The scores of a run over clips seen, with their intervals; dashed those of real clips. "" if there are none."""
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    number = lambda score, key: math.nan if score[key] is None else score[key]  # noqa: E731
+    plots = []
+    for place, name in enumerate(names):
+        having = [(row["clips_seen"], row["scores"][name]) for row in rows if name in row["scores"]]
+        points = [(clips, *(number(score, key) for key in ("value", "low", "high"))) for clips, score in having]
+        real, better = having[-1][1]["real"], having[-1][1]["better"]
+        at = (WIDE * (place % COLUMNS), HIGH * (place // COLUMNS))
+        plots.append(curve(f"{name} ({better} is better)", points, real, at))
+    if not plots:
+        return ""
+    wide, high = WIDE * COLUMNS, HIGH * -(-len(plots) // COLUMNS)
+    style = "<style>text{font:11px system-ui,sans-serif;fill:#555}</style>"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}">{style}'
+        f'<rect width="{wide}" height="{high}" fill="#fafafa"/>{"".join(plots)}</svg>'
     )
 
 
@@ -185,8 +222,15 @@ def write_page(folder: Path) -> None:
     """report.html, from the files of the run folder alone."""
     rows, events = whole_lines(folder / "stats.jsonl"), whole_lines(folder / "events.jsonl")
     names = list(dict.fromkeys(name for row in rows for name in row.get("losses", {})))
-    plots = [curve(name, [(row["clips_seen"], row["losses"].get(name, np.nan)) for row in rows]) for name in names]
-    plots.append(curve("clips/s", [(row["clips_seen"], row["clips_per_second"]) for row in rows]))
+    columns = {name: [row["losses"].get(name, math.nan) for row in rows] for name in names}
+    columns["clips/s"] = [row["clips_per_second"] for row in rows]
+    plots = [
+        curve(name, [(row["clips_seen"], y, y, y) for row, y in zip(rows, column, strict=True)])
+        for name, column in columns.items()
+    ]
+    scores = scores_plot(whole_lines(folder / "scores.jsonl"))
+    if scores:
+        write_whole(folder / "scores.svg", scores)
     grids = sorted(path.stem for path in (folder / "samples").glob("fakes-*.mp4"))
     counts: dict[str, int] = {}
     for event in events:
@@ -198,6 +242,7 @@ def write_page(folder: Path) -> None:
         title=html.escape(folder.resolve().name),
         summary=f"{seen} clips seen in {len({e['segment'] for e in events}) or 1} start(s)",
         last=max(len(grids) - 1, 0),
+        scores=f"<h2>Scores (dashed: of real clips)</h2>{scores}" if scores else "",
         plots="".join(plots),
         events=f"<table>{table}</table>",
         config=html.escape(config),

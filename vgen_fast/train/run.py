@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import transforms
 from ..data.decode import TooMuchBadData
@@ -37,6 +37,10 @@ SINCE = 250  # steps before the verdict that a run has diverged; what was saved 
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
 
+# Of an averaged generator and clips seen: the scores for a file, and the amount of each; the least is the best.
+Scoring = Callable[[nn.Module, int], tuple[dict[str, dict], dict[str, float]]]
+
+
 @dataclass(frozen=True)
 class Intervals:
     """In clips; 0 is never."""
@@ -46,6 +50,7 @@ class Intervals:
     checkpoint: int
     keep: int
     judged: int  # clips that a checkpoint is judged by
+    scored: int = 0
 
 
 class Signals:
@@ -82,6 +87,8 @@ class Run:
         classes: tuple[int, ...],
         judge: Callable[[Iterable[tuple[Tensor, Tensor]]], float],  # pairs of real and fake videos -> their distance
         go_back: bool = True,  # where the run diverges; else that is an event and no more
+        scoring: Scoring | None = None,
+        best: str = checkpoint.DISTANCE,  # by what the best checkpoint is chosen
     ):
         self.build, self.batches, self.folder, self.clips = build, batches, folder, clips
         self.path, self.ranks = path, ranks
@@ -94,6 +101,7 @@ class Run:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
+        self.scoring, self.best, self.scored = scoring, best, (-1, {})  # clips seen, and the amounts then
         self.bad, self.rollbacks = 0, []
         self.state: State
         self.training: Training
@@ -138,6 +146,7 @@ class Run:
             self.folder.event(name, **facts)
 
     def fresh(self) -> None:
+        self.scored = -1, {}
         system, self.training = self.build()
         self.state = start(system, self.training)
 
@@ -151,15 +160,16 @@ class Run:
         failure = None
         if self.folder:
             distance = self.distance()
+            amounts = {"scores": amounts} if (amounts := self.scores()) else {}
             self.event("checkpoint_begin", clips_seen=self.state.clips_seen)
             try:
-                checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, **distance})
+                checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, **distance, **amounts})
             except checkpoint.CannotSave as error:
                 self.event("checkpoint_failed", reason=str(error))
                 failure = str(error)
             else:
                 self.event("checkpoint_committed", clips_seen=self.state.clips_seen, **distance, sync=True)
-                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep)
+                checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep, self.best)
         if failure := self.ranks.from_first(failure):
             raise checkpoint.CannotSave(failure)
 
@@ -178,7 +188,21 @@ class Run:
     @torch.no_grad()
     def distance(self) -> dict[str, float]:
         """How far the averaged generator's clips are from real ones: of checkpoints the nearest is the best."""
-        return {"distance": self.judge(self.judged())} if self.intervals.judged else {}
+        return {checkpoint.DISTANCE: self.judge(self.judged())} if self.intervals.judged else {}
+
+    def scores(self) -> dict[str, float]:
+        """Of the averaged generator as it is now, at the last level; measured and written down once. The less of each
+        the better.
+        """
+        clips_seen, phases = self.state.clips_seen, self.training.phases
+        level = stage_at(phases, max(clips_seen - 1, 0)).level
+        if not self.scoring or not self.folder or level < len(self.state.system.sizes) - 1:
+            return {}
+        if self.scored[0] != clips_seen:
+            entries, amounts = self.scoring(self.state.average, clips_seen)
+            self.folder.scores(clips_seen, entries)
+            self.scored = clips_seen, amounts
+        return self.scored[1]
 
     def judged(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Real videos and generated ones for the same labels, always the same, some at a time."""
@@ -295,6 +319,8 @@ class Run:
                 ticked, since, sums = now, state.clips_seen, {}
             if state.steps["generator"] % TIDY == 0:
                 give_back()
+            if due(self.intervals.scored, before, state.clips_seen):
+                self.scores()
             if due(self.intervals.samples, before, state.clips_seen) and state.clips_seen < self.clips:
                 self.samples()
             if due(self.intervals.checkpoint, before, state.clips_seen) and state.clips_seen < self.clips:

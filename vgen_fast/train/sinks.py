@@ -1,7 +1,7 @@
 """Where statistics go besides the run folder: TensorBoard or Weights & Biases, if they are installed.
 
-A sink takes the rows of stats.jsonl as they are written. A resumed run does some steps again; their rows replace those
-that were there.
+A sink takes the rows of stats.jsonl and scores.jsonl as they are written. A resumed run does some steps again; their
+rows replace those that were there.
 """
 
 import importlib
@@ -24,6 +24,10 @@ def _imported(module: str, extra: str) -> ModuleType:
 
 
 def _scalars(row: dict) -> dict[str, float]:
+    """Of a row of stats.jsonl or of scores.jsonl."""
+    if "scores" in row:
+        told = {f"scores/{name}": score["value"] for name, score in row["scores"].items()}
+        return {name: value for name, value in told.items() if value is not None}
     return {**row["losses"], "clips_per_second": row["clips_per_second"]}
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import folder
-from .build.selection import Selection
-from .decode import Rejected
-from .pool import Pool
-from .resize import Fit
-from .sources import NoDataSet
+from .data import folder
+from .data.build.selection import Selection
+from .data.decode import Rejected
+from .data.pool import Pool
+from .data.resize import Fit
+from .data.sources import NoDataSet
 
 ARRAYS = (".npy", ".npz")
 
