@@ -1,23 +1,28 @@
 """`python -m vgen_fast.train classifier`: a classifier of labelled clips, by which generated ones are scored."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor, nn
 
 from .config import Settings
+from .data import transforms
 from .data.cache import BadCache, Cache
 from .data.journal import replace_durably
 from .data.loader import CachedClips, Window
 from .data.synthetic import MovingShapes
-from .nets import trained
+from .nets import c3d, trained, weights
 from .nets.trained import FACTS, WEIGHTS, Facts, Kind, Trained
+from .nets.weights import BadWeights
 from .options import changed, help_text, options_of, parse, refuse
 from .train import report
-from .train.classifier import Fit, Plan, accuracy, drawn
+from .train.classifier import PLANS, Fit, Plan, accuracy, drawn, video_accuracy
 from .train.loop import Batches
 from .train.run import NUMERICAL
 
@@ -25,7 +30,8 @@ PROGRAM = "python -m vgen_fast.train classifier"
 EXAMPLES = f"""examples:
   {PROGRAM}                                       # of the built-in videos, by their motion
   {PROGRAM} --label colour --outdir runs/colours
-  {PROGRAM} --data my.vgc --split train --test-split test"""
+  {PROGRAM} --data my.vgc --split train --test-split test
+  {PROGRAM} --data ucf101.vgc --split train --network c3d --recipe c3d-finetune --weights c3d.pickle"""
 SIZE = (8, 32, 32)  # of the built-in videos
 SAVED_EVERY = 60.0  # seconds
 
@@ -37,14 +43,18 @@ class Command(Settings):
     """Which of the labels; without it the first."""
     network: Kind = "small"
     """The small C3D at the size of the data; C3D at 16x112x112; LRCN at 227x227, frame by frame."""
-    clips: int = Field(6_000, gt=0)
-    """Length of the training."""
-    batch: int = Field(20, gt=0)
+    recipe: Literal["own", "c3d-finetune", "c3d-scratch", "lrcn"] = "own"
+    """How it is trained: own is AdamW for 6,000 clips; the others are SGD as C3D's and LRCN's authors have it."""
+    weights: str | None = None
+    """A published file of C3D to start from; its last layer is drawn anew."""
+    clips: int | None = Field(None, gt=0)
+    """Length of the training; without it, as the recipe has it, and so below."""
+    batch: int | None = Field(None, gt=0)
     """Clips a step."""
-    rate: float = Field(1e-3, gt=0)
-    """The learning rate at the start; it falls to 0 along half a cosine."""
-    decay: float = Field(1e-2, ge=0)
-    """Decay of the weights, as AdamW has it."""
+    rate: float | None = Field(None, gt=0)
+    """The learning rate at the start."""
+    decay: float | None = Field(None, ge=0)
+    """Decay of the weights."""
     split: str | None = None
     """The part of a cache to train on."""
     test_split: str | None = None
@@ -64,18 +74,21 @@ def classifier(words: Sequence[str]) -> int:
         report.show(help_text(f"{PROGRAM} [options]", intro, options, EXAMPLES))
         return 0
     command = changed(command, parse(list(words), options))
-    train, test, facts, place = understood(command)
+    given = {name: getattr(command, name) for name in ("clips", "batch", "rate", "decay")}
+    given = {name: value for name, value in given.items() if value is not None}
+    plan = replace(PLANS[command.recipe], **given, seed=command.seed)
+    train, test, facts, place = understood(command, plan)
     folder = Path(command.outdir or f"runs/classifier-{facts.label}")
     if (folder / FACTS).exists():
         found = trained.load(folder)
-        if replace(found.facts, accuracy=None) != facts:
+        if replace(found.facts, accuracy=None, video_accuracy=None) != facts:
             refuse(f"{folder} holds another classifier: {found.name}")
         report.show(f"complete: {summary(found)}")
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(command.seed)
-    network = Trained(facts, drawn(trained.network(facts)), "")
-    fit = Fit(network, Plan(command.clips, command.batch, command.rate, command.decay, seed=command.seed), place)
+    network = Trained(facts, started(facts, command), "")
+    fit = Fit(network, plan, place)
     if fit.restore(folder):
         report.show(f"goes on after {fit.clips_seen} clips")
     try:
@@ -83,14 +96,36 @@ def classifier(words: Sequence[str]) -> int:
     except FloatingPointError as error:
         report.complain(str(error))
         return NUMERICAL
-    told = accuracy(network, *test, place) if test else None
+    if test:
+        of_videos = video_accuracy(network, whole(test[0])) if isinstance(test[0], CachedClips) else None
+        facts = replace(facts, accuracy=accuracy(network, *test, place), video_accuracy=of_videos)
     torch.save(network.inner.state_dict(), folder / WEIGHTS)
-    replace_durably(folder / FACTS, trained.facts_json(replace(facts, accuracy=told)))
+    replace_durably(folder / FACTS, trained.facts_json(facts))
     report.show(summary(trained.load(folder)))
     return 0
 
 
-def understood(command: Command) -> tuple[Batches, tuple[Batches, int] | None, Facts, int]:
+def started(facts: Facts, command: Command) -> nn.Module:
+    """The network with drawn weights, or those of a published file but for its last layer."""
+    network = drawn(trained.network(facts))
+    if command.weights:
+        try:
+            published = c3d.load(Path(command.weights)).state_dict()
+        except BadWeights as error:
+            refuse(f"--weights: {error}")
+        last = {name: value for name, value in network.state_dict().items() if name.startswith("fc8.")}
+        network.load_state_dict(published | last)
+    return network
+
+
+def whole(clips: CachedClips) -> Iterator[tuple[Tensor, int]]:
+    """All frames of each clip of a cache, [3, T, H, W], and its label."""
+    for clip in clips.chosen.tolist():
+        frames = torch.from_numpy(np.array(clips.cache.read(clip)))
+        yield transforms.to_video(frames), int(clips.cache.label[clip])
+
+
+def understood(command: Command, plan: Plan) -> tuple[Batches, tuple[Batches, int] | None, Facts, int]:
     """Clips to train on, clips to test on and how many, what the classifier is, and the place of its label."""
     if command.data == "shapes":
         size, train = SIZE, MovingShapes(SIZE, 2 * command.seed)
@@ -103,7 +138,10 @@ def understood(command: Command) -> tuple[Batches, tuple[Batches, int] | None, F
     if label not in train.labels:
         refuse(f"--label {label}: {command.data} has {', '.join(train.labels)}")
     values = tuple(map(str, train.labels[label]))
-    facts = Facts(command.network, size, label, values, command.data, command.clips, command.seed)
+    if command.weights and command.network != "c3d":
+        refuse(f"--weights are of C3D, the network is {command.network} (--network c3d)")
+    start = weights.digest(Path(command.weights)) if command.weights and Path(command.weights).is_file() else None
+    facts = Facts(command.network, size, label, values, command.data, plan.clips, command.seed, command.recipe, start)
     return train, test, facts, list(train.labels).index(label)
 
 
@@ -144,4 +182,6 @@ def run(fit: Fit, batches: Batches, folder: Path) -> None:
 
 def summary(found: Trained) -> str:
     tested = "not tested" if found.facts.accuracy is None else f"{found.facts.accuracy:.1%} right on other clips"
+    if found.facts.video_accuracy is not None:
+        tested += f", {found.facts.video_accuracy:.1%} on whole videos"
     return f"{found.name}, {len(found.facts.values)} classes, {found.facts.clips} clips seen: {tested}"

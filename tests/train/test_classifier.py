@@ -14,7 +14,7 @@ from vgen_fast.nets import trained
 from vgen_fast.nets.trained import Facts, Trained, prepare
 from vgen_fast.nets.weights import BadWeights
 from vgen_fast.train.__main__ import main
-from vgen_fast.train.classifier import Fit, Plan, accuracy, answers, drawn
+from vgen_fast.train.classifier import PLANS, Fit, Plan, accuracy, answers, augmented, drawn, video_accuracy
 
 SIZE = (8, 32, 32)
 FACTS = Facts("small", SIZE, "motion", MOTIONS, "shapes", 40, 0)
@@ -121,10 +121,76 @@ def test_a_cache_with_labels_is_learned_from_its_splits(tmp_path, capsys):
     writer.finish({"light": ("dark", "bright")}, {})
     words = ["classifier", "--data", str(tmp_path / "a.vgc"), "--outdir", str(tmp_path / "run"), "--batch", "4"]
     assert main([*words, "--clips", "80", "--split", "train", "--test-split", "test"]) == 0
-    assert "small-light@" in capsys.readouterr().out
-    assert trained.load(tmp_path / "run").facts.accuracy == 1
+    facts = trained.load(tmp_path / "run").facts
+    assert (facts.accuracy, facts.video_accuracy) == (1, 1)
+    assert "100.0% on whole videos" in capsys.readouterr().out
     assert main([*words, "--label", "taste", "--clips", "4"]) == 2
     assert "--label taste: " in capsys.readouterr().err
+
+
+def test_rates_fall_by_ten_or_along_a_cosine():
+    steps = PLANS["c3d-finetune"]
+    at = [0, 4999 * 30, 5000 * 30, 15_000 * 30]
+    assert [steps.rate_after(clips) for clips in at] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-7])
+    own = PLANS["own"]
+    assert [own.rate_after(clips) for clips in (0, 3000, 6000)] == pytest.approx([1e-3, 5e-4, 0])
+
+
+def test_published_recipes_are_sgd_whose_biases_learn_twice_as_fast_and_do_not_decay():
+    fit = fresh(replace(PLANS["c3d-scratch"], clips=20, batch=10))
+    assert isinstance(fit.optimizer, torch.optim.SGD)
+    list(fit.go(MovingShapes(SIZE, 0)))
+    others, biases = fit.optimizer.param_groups
+    assert (others["lr"], others["weight_decay"], others["momentum"]) == (3e-3, 5e-3, 0.9)
+    assert (biases["lr"], biases["weight_decay"]) == (6e-3, 0.0)
+    assert all(value.ndim == 1 for value in biases["params"])
+    assert sum(len(group["params"]) for group in (others, biases)) == len(list(fit.classifier.parameters()))
+
+
+def test_augmented_clips_are_windows_of_them_and_some_are_mirrored():
+    torch.manual_seed(0)
+    place = torch.arange(32 * 32).view(32, 32) % 251
+    video = place.to(torch.uint8).expand(40, 3, 2, 32, 32)
+    found = augmented(video)
+    assert found.shape == (40, 3, 2, 28, 28)
+    windows = {}
+    for top in range(5):
+        for left in range(5):
+            window = place[top : top + 28, left : left + 28]
+            windows |= {(top, left, mirrored): window.flip(-1) if mirrored else window for mirrored in (False, True)}
+    seen = [next(key for key, window in windows.items() if torch.equal(window, clip[0, 1].long())) for clip in found]
+    assert 10 < sum(mirrored for _, _, mirrored in seen) < 30
+    assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(5))
+
+
+def test_a_video_is_told_by_the_mean_of_its_clips():
+    """Clips at 0, 8 and 16 of 24 frames: two weak votes for one class, a strong one for another."""
+    seen = []
+
+    class Votes:
+        facts = FACTS
+
+        def eval(self):
+            return self
+
+        def probabilities(self, clips):
+            seen.extend(clips[:, 0, 0, 0, 0].tolist())
+            second = torch.where(clips[:, 0, 0, 0, 0] == 16, 0.99, 0.4)
+            return torch.stack([1 - second, second], dim=1)
+
+    video = torch.arange(24, dtype=torch.uint8).view(1, 24, 1, 1).expand(3, 24, 32, 32)
+    assert video_accuracy(Votes(), [(video, 1), (video, 1), (video, 0)]) == pytest.approx(2 / 3)
+    assert seen[:3] == [0, 8, 16]
+    assert video_accuracy(Votes(), [(video[:, :3], 0)]) == 1  # shorter than a clip
+
+
+def test_published_weights_are_a_start_for_c3d_alone(tmp_path, capsys):
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "c3d.pickle")
+    words = ["classifier", "--outdir", str(tmp_path / "run"), "--weights", str(tmp_path / "c3d.pickle")]
+    assert main(words) == 2
+    assert "--weights are of C3D, the network is small (--network c3d)" in capsys.readouterr().err
+    assert main([*words, "--network", "c3d"]) == 2
+    assert "c3d.pickle is no C3D" in capsys.readouterr().err
 
 
 def test_mistakes_and_help(capsys):

@@ -31,7 +31,10 @@ class Facts:
     data: str
     clips: int
     seed: int
+    recipe: str = "own"  # how it was trained
+    weights: str | None = None  # the digest of those that it started from
     accuracy: float | None = None  # on clips that it was not trained on
+    video_accuracy: float | None = None  # on the videos that they are from
 
 
 def network(facts: Facts) -> nn.Module:
@@ -58,6 +61,12 @@ class Trained(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """uint8 [B, 3, T, H, W] -> logits [B, K]."""
         return self.features(video)[1]
+
+    def probabilities(self, video: Tensor) -> Tensor:
+        """[B, K], with all the care that the network's authors take: LRCN looks at ten crops."""
+        if isinstance(self.inner, LRCN):
+            return self.inner.probabilities(lrcn.prepare(video))
+        return self(video).softmax(dim=1)
 
 
 def prepare(video: Tensor, size: tuple[int, int, int]) -> Tensor:

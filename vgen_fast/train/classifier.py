@@ -8,7 +8,7 @@ Legend: B clips, A labels a clip, K classes.
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,50 @@ STATE = "state.pt"
 class Plan:
     clips: int
     batch: int
-    rate: float  # falls to 0 along half a cosine
+    rate: float
     decay: float  # of the weights
     largest: float = 5.0  # norm of a gradient; longer ones are shortened
+    falls_every: int = 0  # steps after which the rate is a tenth; 0: it falls to 0 along half a cosine
+    momentum: float | None = None  # of SGD, whose biases have twice the rate and no decay; None is AdamW
+    augmented: bool = False  # every second clip mirrored, and a window of 7/8 of each
     seed: int = 0
+
+    def rate_after(self, clips: int) -> float:
+        if self.falls_every:
+            return self.rate * 0.1 ** (clips // self.batch // self.falls_every)
+        return self.rate * (1 + math.cos(math.pi * clips / self.clips)) / 2
+
+
+# Of C3D and LRCN as their authors trained them; frames are prepared as `trained.prepare` does it, all of them alike.
+PLANS = {
+    "own": Plan(6_000, 20, 1e-3, 1e-2),
+    "c3d-finetune": Plan(20_000 * 30, 30, 1e-4, 5e-4, math.inf, 5_000, 0.9, augmented=True),
+    "c3d-scratch": Plan(60_000 * 30, 30, 3e-3, 5e-3, math.inf, 20_000, 0.9, augmented=True),
+    "lrcn": Plan(30_000 * 24, 24, 1e-3, 5e-3, 5.0, 10_000, 0.9, augmented=True),
+}
+
+
+def optimizer_of(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    wanted = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    if plan.momentum is None:
+        return torch.optim.AdamW([value for _, value in wanted], plan.rate, weight_decay=plan.decay)
+    biases = [value for name, value in wanted if "bias" in name]
+    others = [value for name, value in wanted if "bias" not in name]
+    groups = [{"params": others, "factor": 1.0}, {"params": biases, "factor": 2.0, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, plan.rate, momentum=plan.momentum, weight_decay=plan.decay)
+
+
+def augmented(video: Tensor) -> Tensor:
+    """A window of 7/8 of the height and width, somewhere, and every second clip, drawn at random, left to right."""
+    height, width = (side - side // 8 for side in video.shape[3:])
+    found = []
+    for clip in video:
+        top, left = (
+            int(torch.randint(had - kept + 1, ())) for had, kept in zip(clip.shape[2:], (height, width), strict=True)
+        )
+        window = clip[:, :, top : top + height, left : left + width]
+        found.append(window.flip(-1) if torch.rand(()) < 0.5 else window)
+    return torch.stack(found)
 
 
 def drawn(network: nn.Module) -> nn.Module:
@@ -48,18 +88,18 @@ class Fit:
 
     def __init__(self, classifier: Trained, plan: Plan, label: int):
         self.classifier, self.plan, self.label, self.clips_seen = classifier, plan, label, 0
-        self.optimizer = torch.optim.AdamW(classifier.parameters(), plan.rate, weight_decay=plan.decay)
+        self.optimizer = optimizer_of(classifier, plan)
 
     def go(self, batches: Batches) -> Iterator[tuple[int, float, float]]:
         """After each step: clips seen, its loss and its share of right answers."""
         plan, network = self.plan, self.classifier.train()
         while self.clips_seen < plan.clips:
             for group in self.optimizer.param_groups:
-                group["lr"] = plan.rate * (1 + math.cos(math.pi * self.clips_seen / plan.clips)) / 2
+                group["lr"] = plan.rate_after(self.clips_seen) * group.get("factor", 1.0)
             torch.manual_seed(seeding.derived(plan.seed, "classifier", self.clips_seen))
             video, labels = batches(torch.arange(self.clips_seen, self.clips_seen + plan.batch), network.facts.size)
             wanted = labels[:, self.label]
-            logits = network(video)
+            logits = network(augmented(video) if plan.augmented else video)
             loss = F.cross_entropy(logits, wanted)
             if not loss.isfinite():
                 raise FloatingPointError(f"the loss of the classifier is {loss.item()} after {self.clips_seen} clips")
@@ -98,6 +138,25 @@ def answers(classifier: Trained, batches: Batches, count: int, label: int, batch
         found.append((classifier(video).softmax(dim=1), labels[:, label]))
     probabilities, wanted = zip(*found, strict=True)
     return torch.cat(probabilities), torch.cat(wanted)
+
+
+APART = 8  # frames from one clip of a video to the next
+
+
+@torch.no_grad()
+def video_accuracy(classifier: Trained, videos: Iterable[tuple[Tensor, int]]) -> float:
+    """Share of videos uint8 [3, T, H, W] that are told right by the mean over their clips, one every 8 frames; LRCN
+    looks at ten crops of each. Videos that are shorter than a clip repeat their last frame.
+    """
+    classifier.eval()
+    length, right = classifier.facts.size[0], []
+    for video, label in videos:
+        starts = range(0, max(1, video.shape[1] - length + 1), APART)
+        frames = torch.stack([torch.arange(start, start + length).clamp_max(video.shape[1] - 1) for start in starts])
+        clips = video[:, frames].transpose(0, 1)  # [clips, 3, T, H, W]
+        found = [classifier.probabilities(some).sum(dim=0) for some in clips.split(8)]
+        right.append(int(torch.stack(found).sum(dim=0).argmax()) == label)
+    return sum(right) / len(right)
 
 
 def accuracy(classifier: Trained, batches: Batches, count: int, label: int) -> float:
