@@ -1,6 +1,7 @@
 """How many frames a second one core reads as clips of 16: `python benchmarks/data.py --table`.
 
-Films are 320x240, 250 frames, XviD as UCF-101 has it, and H.264 with a key frame at most every 250; caches hold 64x64.
+Films are 320x240, 250 frames, XviD as UCF-101 has it, and H.264 with a key frame at most every 250; caches hold 64x64,
+and so much is cut out of the middle of films, or nothing.
 The sides take turns of 20 clips in one process, a figure is the median. Plain PyAV opens, seeks to the key frame
 before, decodes to the frame that is wanted and converts, as most loaders do; torchcodec is there if it can be imported.
 At the end: which share of a training step on two cores, at 16x64x64 with two clips, goes by before its clips are there.
@@ -25,6 +26,7 @@ import torch
 from vgen_fast.data import decode
 from vgen_fast.data.cache import Cache, Clip, Writer
 from vgen_fast.data.loader import CachedClips, Window
+from vgen_fast.data.resize import AS_IT_IS, Fit
 from vgen_fast.models import progressive
 from vgen_fast.train.loop import Training, start, step
 from vgen_fast.train.objectives import OBJECTIVES
@@ -64,20 +66,20 @@ def film(path: Path, codec: str, options: dict[str, str]) -> Path:
     return path
 
 
-def ours(path: Path) -> Callable[[int], np.ndarray]:
+def ours(path: Path, fit: Fit) -> Callable[[int], np.ndarray]:
     with decode.opened(path) as file:
         table = decode.probe(file)
 
-    out = np.empty((LENGTH, HEIGHT, WIDTH, 3), np.uint8)  # as a loader fills its batches
+    out = np.empty((LENGTH, *(fit.crop or (HEIGHT, WIDTH)), 3), np.uint8)  # as a loader fills its batches
 
     def clip(first: int) -> np.ndarray:
         with decode.opened(path) as file:
-            return decode.read(file, table, np.arange(first, first + LENGTH), out=out)
+            return decode.read(file, table, np.arange(first, first + LENGTH), out=out, fit=fit)
 
     return clip
 
 
-def plain(path: Path) -> Callable[[int], np.ndarray]:
+def plain(path: Path, fit: Fit) -> Callable[[int], np.ndarray]:
     def clip(first: int) -> np.ndarray:
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
@@ -87,7 +89,7 @@ def plain(path: Path) -> Callable[[int], np.ndarray]:
             found = []
             for frame in file.decode(stream):
                 if frame.pts >= start:
-                    found.append(frame.to_ndarray(format="rgb24"))
+                    found.append(fit(frame.to_ndarray(format="rgb24")))
                     if len(found) == LENGTH:
                         break
             return np.stack(found)
@@ -95,12 +97,17 @@ def plain(path: Path) -> Callable[[int], np.ndarray]:
     return clip
 
 
-def codec(path: Path) -> Callable[[int], np.ndarray] | None:
+def codec(path: Path, fit: Fit) -> Callable[[int], np.ndarray] | None:
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError):
         return None
-    return lambda first: VideoDecoder(str(path), num_ffmpeg_threads=1)[first : first + LENGTH].numpy()
+
+    def clip(first: int) -> np.ndarray:
+        frames = VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC")[first : first + LENGTH]
+        return np.stack([fit(frame) for frame in frames.numpy()])
+
+    return clip
 
 
 def cached(folder: Path, storage: str) -> Callable[[int], np.ndarray]:
@@ -117,12 +124,15 @@ def rows(folder: Path) -> list[Row]:
     found = []
     for storage, floor in (("raw", 100_000), ("jpeg", 5_000)):
         found.append(Row(f"cache, {storage}, 64x64", floor, {"ours": cached(folder / f"{storage}.vgc", storage)}))
+    xvid = film(folder / "xvid.avi", "mpeg4", {"g": "12"})
+    h264 = film(folder / "h264.mp4", "libx264", {"g": "250", "preset": "veryfast"})
     films = {
-        "XviD, 320x240": (film(folder / "xvid.avi", "mpeg4", {"g": "12"}), 3000),
-        "H.264, 320x240": (film(folder / "h264.mp4", "libx264", {"g": "250", "preset": "veryfast"}), 0),
+        "XviD, 64x64 of 320x240": (xvid, Fit(crop=(64, 64)), 3000),
+        "XviD, 320x240": (xvid, AS_IT_IS, 0),
+        "H.264, 320x240": (h264, AS_IT_IS, 0),
     }
-    for name, (path, floor) in films.items():
-        sides = {"ours": ours(path), "PyAV": plain(path), "torchcodec": codec(path)}
+    for name, (path, fit, floor) in films.items():
+        sides = {"ours": ours(path, fit), "PyAV": plain(path, fit), "torchcodec": codec(path, fit)}
         found.append(Row(name, floor, {side: clip for side, clip in sides.items() if clip}))
     return found
 
