@@ -27,7 +27,7 @@ demo: venv
 # Rebuilds what changed in csrc. Two processes: much of the suite waits for others. Threads that wait do not spin.
 test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/tested
 	$(BIN)/ruff check .
