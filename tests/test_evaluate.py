@@ -15,7 +15,9 @@ from vgen_fast.config import Config, Grow
 from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.data.synthetic import MovingShapes
 from vgen_fast.data.write import mp4
-from vgen_fast.metrics.presets import PROTOCOLS
+from vgen_fast.metrics import measures
+from vgen_fast.metrics.measures import COLOURS
+from vgen_fast.metrics.presets import PROTOCOLS, Protocol
 from vgen_fast.metrics.protocol import read
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import rows
@@ -154,7 +156,7 @@ def test_arrays_are_scored_as_the_run_is_that_made_them(folder, capsys):
     assert main(["evaluate", fake, "--classifier", str(folder / "classifier")]) == 2
     assert f"--real: which real clips is {fake} compared with?" in capsys.readouterr().err
     assert main(["evaluate", fake, *words[:2], "--clips", "13", "--real", real]) == 2
-    assert "there are 12 generated clips, wanted 13" in capsys.readouterr().err
+    assert f"--clips: {fake} has 12 clips, wanted 13" in capsys.readouterr().err
 
 
 def test_caches_and_folders_of_videos_are_scored_and_bad_files_left_out_aloud(folder, tmp_path, capsys):
@@ -170,6 +172,9 @@ def test_caches_and_folders_of_videos_are_scored_and_bad_files_left_out_aloud(fo
     words = ["--classifier", str(folder / "classifier"), "--real", str(tmp_path / "real.vgc")]
     assert main(["evaluate", str(films), *words, "--clips", "5", "--size", "8", "32", "32"]) == 0
     assert f"left out {films}/torn.mp4: " in capsys.readouterr().err
+    cache = [str(tmp_path / "real.vgc"), *words, "--clips", "31", "--size", "8", "32", "32"]
+    assert main(["evaluate", *cache]) == 2  # a clip must not come twice
+    assert "real.vgc has 30 clips, wanted 31" in capsys.readouterr().err
     assert "5 clips/8x32x32/" in read(tmp_path / "films-scores.json")["content distance"].protocol
     assert main(["evaluate", str(films), *words, "--clips", "6", "--size", "8", "32", "32"]) == 2
     assert "there are 5 generated clips, wanted 6" in capsys.readouterr().err
@@ -190,6 +195,27 @@ def test_real_clips_are_shown_to_the_classifier_once(folder, monkeypatch):
     assert read(folder / "run" / "scores.json") == first
     assert evaluated(folder, "--afresh", clips=16) == 0
     assert sum(shown) == 2 * 4 * 16
+
+
+def test_any_function_can_describe_frames(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text("def places(frames): return frames.mean(axis=(2, 3))")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert evaluated(folder, "--descriptor", "mine:places") == 0
+    assert read(folder / "run" / "scores.json")["content distance"].protocol.startswith("content by mine:places/")
+    assert evaluated(folder, "--descriptor", "mine:faces") == 2
+    assert "--descriptor: 'mine:faces' cannot be imported: " in capsys.readouterr().err
+
+
+def test_too_few_real_clips_of_a_published_protocol_come_again_and_that_is_told(folder, monkeypatch, capsys):
+    """Such as ten windows of each training video; a score says so in its protocol."""
+    metric = measures.mean("light", "near", COLOURS, "content", "colours")
+    monkeypatch.setitem(PROTOCOLS, "fvd", Protocol(lambda seed: [metric], 16, 60))
+    monkeypatch.setattr(MovingShapes, "count", 40)
+    assert main(["evaluate", str(folder / "run"), "--protocol", "fvd"]) == 0
+    assert "shapes has 40 clips, of 60 wanted; they come again with other frames" in capsys.readouterr().err
+    score = read(folder / "run" / "scores.json")["light"]
+    assert score.protocol == "colours/16 clips/8x32x32/shapes, 40 clips again and again/seed 0"
+    assert math.isnan(score.real)
 
 
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "own"])

@@ -10,8 +10,11 @@ from pydantic import Field
 
 from . import sides
 from .config import Settings
+from .data.plugs import BadPlug, plugged
 from .data.pool import Pool
 from .metrics import presets
+from .metrics.content_distance import colours
+from .metrics.measures import COLOURS, content_view
 from .metrics.presets import OWN, PROTOCOLS, Protocol
 from .metrics.protocol import Incomparable, Score, compared, over_seeds, read, write
 from .metrics.scores import Metric, Scores, features_folder
@@ -39,6 +42,9 @@ class Command(Settings):
     """What is measured: own asks a classifier that was trained here, the others published networks."""
     classifier: str = "runs/classifier-motion"
     """The folder of a classifier that was trained on these data (python -m vgen_fast.train classifier)."""
+    descriptor: str = "colours"
+    """Of frames, for content distances: colours, of bright shapes, or your package.module:function, which gives [N, D]
+    for frames uint8 [T, H, W, 3], N the frames that show something."""
     clips: int | None = Field(None, gt=1)
     """How many of each: generated, real, and other real ones to compare the real ones with. Without it 512, or what a
     published protocol says."""
@@ -99,11 +105,14 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
         refuse(f"clips of {shown(fake.size)} are not compared with real ones of {shown(real.size)}")
     if classifier and classifier.facts.size[0] > fake.size[0]:
         refuse(f"{classifier.name} takes {classifier.facts.size[0]} frames, these clips have {fake.size[0]}")
-    reals = command.clips or protocol.reals if protocol.reals else 0
+    if fake.there is not None and fake.there < clips:
+        refuse(f"--clips: {what} has {fake.there} clips, wanted {clips}")
+    reals = (command.clips or protocol.reals) if protocol.reals else 0
     others = other_reals(real, reals, clips, command.protocol == OWN)
-    metrics = metrics_of(classifier, protocol, fake, command.seed)
+    metrics = metrics_of(classifier, protocol, fake, command)
     memory = None if command.afresh else features_folder()
-    scores = Scores(metrics, f"{real.about}/seed {command.seed}", memory)
+    again = f", {real.there} clips again and again" if real.there and real.there < reals else ""
+    scores = Scores(metrics, f"{real.about}{again}/seed {command.seed}", memory)
     stream = real.stream()
     for side, number in (("real", reals), ("other", others)):
         show(scores, side, stream, number, Progress(side, number))
@@ -123,10 +132,15 @@ def load_classifier(command: Command) -> trained.Trained:
         refuse(f"{error} (python -m vgen_fast train classifier makes one of the built-in videos)")
 
 
-def metrics_of(classifier: trained.Trained | None, protocol: Protocol, fake: Clips, seed: int) -> list[Metric]:
-    if classifier:
-        return presets.own(classifier, fake.size, fake.labelled, seed)
-    return protocol.metrics(seed)
+def metrics_of(classifier: trained.Trained | None, protocol: Protocol, fake: Clips, command: Command) -> list[Metric]:
+    if not classifier:
+        return protocol.metrics(command.seed)
+    try:
+        describe = plugged(command.descriptor, {"colours": lambda: colours})
+    except BadPlug as error:
+        refuse(f"--descriptor: {error}")
+    content = COLOURS if describe is colours else content_view(describe, command.descriptor)
+    return presets.own(classifier, fake.size, fake.labelled, command.seed, content)
 
 
 def other_reals(real: Clips, reals: int, clips: int, strict: bool) -> int:
@@ -135,7 +149,8 @@ def other_reals(real: Clips, reals: int, clips: int, strict: bool) -> int:
         return clips
     if strict:
         refuse(f"--clips {clips}: {real.about} has {real.there} clips; real ones are compared with as many others")
-    report.complain(f"{real.about} has {real.there} clips: none are left to compare the real ones with")
+    more = f", of {reals} wanted; they come again with other frames" if real.there < reals else ""
+    report.complain(f"{real.about} has {real.there} clips{more}: none are left to compare the real ones with")
     return 0
 
 

@@ -16,6 +16,7 @@ from vgen_fast.data.resize import Fit
 cv2 = pytest.importorskip("cv2", reason="the builders of shots, faces and still cameras need OpenCV")
 
 from vgen_fast.data.build import faces, shots, stabilised  # noqa: E402
+from vgen_fast.data.plugs import BadPlug  # noqa: E402
 
 from . import trailers  # noqa: E402
 
@@ -170,7 +171,7 @@ def test_a_backend_that_gives_something_else():
     assert faces.checked("a", [], None, 4).shape == (0, 4)
     assert faces.checked("a", [(1, 2, 3, 4)], None, 4).tolist() == [[1, 2, 3, 4]]
     for found in (np.zeros((67, 2)), np.full((68, 2), np.nan), np.zeros(136)):
-        with pytest.raises(faces.BadPlug, match=r"mine:points gave .* numbers, wanted 68x2, all of them finite"):
+        with pytest.raises(BadPlug, match=r"mine:points gave .* numbers, wanted 68x2, all of them finite"):
             faces.checked("mine:points", found, 68, 2)
 
 

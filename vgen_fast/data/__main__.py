@@ -21,12 +21,12 @@ from ..train import report
 from ..train.run import BAD_DATA
 from . import bair, cached, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
 from .build import ingest
-from .build.ingest import BadPlug
 from .build.landscape import Landscape
 from .build.selection import Selection
 from .build.whole import join, split_by_source
 from .cache import BadCache, Cache, Writer
 from .decode import TooMuchBadData
+from .plugs import BadPlug
 from .pool import Holes, Pool
 from .resize import Fit
 from .sources import Index, Listing, NoDataSet

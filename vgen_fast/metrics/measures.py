@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from . import frechet, inception_score, interval, ssim
-from .content_distance import distances
+from .content_distance import Describe, colours, distances
 from .motion import motion_features
 from .protocol import Better
 from .scores import Measured, Metric, Rows, View
@@ -126,9 +126,14 @@ def see_motion(video: Tensor, labels: Tensor) -> Rows:
     return {"motion": motion_features(video)}
 
 
-def see_colours(video: Tensor, labels: Tensor) -> Rows:
-    return {"content": torch.from_numpy(distances(video.permute(0, 2, 3, 4, 1).numpy()))}
+def content_view(describe: Describe, name: str) -> View:
+    """Each clip's content distance by descriptors of its frames."""
+
+    def see(video: Tensor, labels: Tensor) -> Rows:
+        return {"content": torch.from_numpy(distances(video.permute(0, 2, 3, 4, 1).numpy(), describe))}
+
+    return View(f"content by {name}", see)
 
 
 FRAME, COHERENCE = View("middle frame", see_frame, slow=False), View("frame to frame", see_coherence)
-MOTION, COLOURS = View("motion", see_motion), View("colours", see_colours)
+MOTION, COLOURS = View("motion", see_motion), content_view(colours, "colours above 32")

@@ -114,8 +114,12 @@ def trained_view(classifier: Trained) -> View:
 # ---------------------------------------------------------------------------------------------------------- protocols
 
 
-def own(classifier: Trained, size: tuple[int, int, int], labelled: bool, seed: int) -> list[Metric]:
-    """Of a classifier that was trained here, and of the pixels; `labelled`: clips were asked to be something."""
+def own(
+    classifier: Trained, size: tuple[int, int, int], labelled: bool, seed: int, content: View = COLOURS
+) -> list[Metric]:
+    """Of a classifier that was trained here, and of the pixels; `labelled`: clips were asked to be something;
+    `content`: by which descriptors content distances are measured.
+    """
     seen, name = trained_view(classifier), classifier.name
     found = [
         measures.inception("inception score", seen, name, seed=seed),
@@ -129,7 +133,7 @@ def own(classifier: Trained, size: tuple[int, int, int], labelled: bool, seed: i
             measures.similarity_of_pairs("ms-ssim of pairs", FRAME, "frame", "middle frame", pairs=2000, seed=seed),
             measures.mean("ms-ssim, frame to frame", "near", COHERENCE, "coherence", "pgan", seed=seed),
         ]
-    found.append(measures.mean("content distance", "near", COLOURS, "content", "colours above 32", seed=seed))
+    found.append(measures.mean("content distance", "near", content, "content", content.name, seed=seed))
     if labelled:
         found.append(measures.mean("label as asked", "high", seen, "right", name, seed=seed))
     return found

@@ -11,34 +11,20 @@ The thesis uses OpenCV's Haar cascade, as `haar` does, and a Deep Alignment Netw
 `box_landmarks` stands in for it, which puts the points of an average face where the box is, and so turns nothing.
 """
 
-import importlib
 import threading
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from ..plugs import BadPlug
 from ..resize import resize
-from .ingest import BadPlug
 
 Detector = Callable[[np.ndarray], np.ndarray]
 Landmarks = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
 INSIDE = 2 / 3  # a face's box in the picture that is kept: as much of its side
 CASCADE = "haarcascade_frontalface_default.xml"
 SMALLEST = 1 / 8  # a face's side in the picture's shorter side
-
-
-def plugged(name: str, known: dict[str, Callable]) -> Callable:
-    """One of ours, or `package.module:function`."""
-    if name in known:
-        return known[name]()
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise BadPlug(f"{name!r} is neither {' nor '.join(known)} nor package.module:function")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BadPlug(f"{name!r} cannot be imported: {error}") from error
 
 
 def checked(name: str, found: object, *shape: int | None) -> np.ndarray:

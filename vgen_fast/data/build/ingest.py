@@ -21,10 +21,6 @@ PIECE, PIECE_BYTES = 256, 256 << 20  # frames that are asked for at once, and th
 SOUND = ("still", "no shots", "no faces", "unsteady", "reviewed")  # reasons of videos that nothing is wrong with
 
 
-class BadPlug(ValueError):
-    """A function that was plugged in cannot be had, or gives something else than it should."""
-
-
 class Found(NamedTuple):
     """What a builder makes of a source."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..cache import Clip
 from ..decode import Film, Rejected
+from ..plugs import plugged
 from ..pool import Pool
 from ..resize import Fit
 from ..sources import Listing, Source
@@ -30,8 +31,8 @@ class Trailers:
     landmarks: str = "box"
 
     def __post_init__(self):
-        object.__setattr__(self, "detect", faces.plugged(self.detector, faces.DETECTORS))
-        object.__setattr__(self, "points", faces.plugged(self.landmarks, faces.LANDMARKS))
+        object.__setattr__(self, "detect", plugged(self.detector, faces.DETECTORS))
+        object.__setattr__(self, "points", plugged(self.landmarks, faces.LANDMARKS))
 
     def to_json(self) -> dict:
         own = {"side": self.side, "detector": self.detector, "landmarks": self.landmarks}
