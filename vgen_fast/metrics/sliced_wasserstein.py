@@ -56,21 +56,22 @@ def pieces(level: Tensor, smaller: Tensor | None, places: Tensor) -> Tensor:
     inside = (torch.arange(channels)[:, None] * height * width + inside.flatten()).flatten()  # [D], from the corner on
     corners = places[..., 0] * width + places[..., 1]  # [N, P], inside a picture
     corners += torch.arange(count)[:, None] % CHUNK * channels * height * width
-    found, moments = torch.empty(count, PIECES, len(inside)), []
-    for start in range(0, count, CHUNK):
-        x, out = level[start : start + CHUNK].float(), found[start : start + CHUNK]
+    found = torch.empty(count * PIECES, len(inside))
+    some = found.split(CHUNK * PIECES)
+    each = lambda columns: columns.view(channels, -1).sum(dim=1).repeat_interleave(PIECE * PIECE)  # noqa: E731
+    sums, squares = torch.zeros(2, len(inside), dtype=torch.float64)
+    for out, start in zip(some, range(0, count, CHUNK), strict=True):
+        x = level[start : start + CHUNK].float()
         if smaller is not None:
             x = x - doubled(smaller[start : start + CHUNK])
-        torch.take(x, corners[start : start + CHUNK, :, None] + inside, out=out)
-        variance, mean = torch.var_mean(out.view(-1, channels, PIECE * PIECE), dim=(0, 2), correction=0)
-        moments.append(torch.stack([torch.full_like(mean, len(x)), mean, variance]).double())
-    weight, means, variances = torch.stack(moments, dim=1)  # [chunks, C] each
-    weight = weight / count
-    mean = (weight * means).sum(dim=0)
-    deviation = (weight * (variances + (means - mean).square())).sum(dim=0).sqrt()
-    deviation = deviation.clamp_min(torch.finfo(torch.float32).tiny)
-    mean, deviation = (each.float().repeat_interleave(PIECE * PIECE) for each in (mean, deviation))
-    return found.flatten(0, 1).sub_(mean).div_(deviation)
+        torch.take(x, corners[start : start + CHUNK].flatten()[:, None] + inside, out=out)
+        sums += (out.new_ones(1, len(out)) @ out)[0]  # a product sums columns three times as fast as sum does
+    numbers = len(found) * PIECE * PIECE  # of a colour
+    mean = (each(sums) / numbers).float()
+    for out in some:
+        squares += torch.linalg.vector_norm(out.sub_(mean), dim=0).square()
+    deviation = (each(squares) / numbers).sqrt().float()
+    return found.div_(deviation.clamp_min(torch.finfo(torch.float32).tiny))
 
 
 @torch.no_grad()
