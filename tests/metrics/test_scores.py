@@ -202,6 +202,14 @@ def test_what_a_network_made_of_real_clips_is_read_the_next_time(tmp_path):
     assert sum(asked) == 60
 
 
+def test_a_folder_that_cannot_be_written_costs_no_score(tmp_path):
+    (tmp_path / "file").write_text("")
+    scores = Scores(metrics()[:2], memory=tmp_path / "file")
+    with pytest.warns(UserWarning, match="is not kept in .*file: .*File exists"):
+        scores.update(real=clips(40, 0), fake=clips(20, 1))
+    assert scores.compute()["frechet"].invalid is None
+
+
 def test_clips_without_a_number_are_left_out_of_a_mean_and_none_at_all_is_invalid():
     metric = measures.mean("content", "near", COLOURS, "content", "colours")
     scores = Scores([metric])

@@ -14,6 +14,7 @@ Legend: B clips, S splits, R replicates.
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,7 +26,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..data.journal import write_whole
 from . import interval
 from .protocol import Better, Score
 
@@ -182,8 +182,13 @@ def remembering(view: View, parts: Iterable[str], folder: Path) -> See:
             return load(path.read_bytes())
         except (OSError, SafetensorError):
             found = view.see(video, labels)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({part: found[part].contiguous() for part in parts}))
+        partial = path.with_suffix(f".{os.getpid()}")  # another process may be writing the same
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(save({part: found[part].contiguous() for part in parts}))
+            os.replace(partial, path)
+        except OSError as error:
+            warnings.warn(f"what networks make of real clips is not kept in {folder}: {error}", stacklevel=2)
         return found
 
     return see
