@@ -24,10 +24,10 @@ venv: .venv/ready
 demo: venv
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
-# Rebuilds what changed in csrc. Two processes: much of the suite waits for others. Threads that wait do not spin.
+# Rebuilds what changed in csrc. One process: two whose threads wait for each other, turning, can stop each other for good.
 test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -16,10 +16,7 @@ NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 ARCHS = ("80", "90")
 SOURCES = sorted(path.name for path in (ROOT / "csrc/cuda").glob("*.cu"))
 
-pytestmark = [
-    pytest.mark.skipif(NVCC is None, reason="nvcc is neither in PATH nor in /usr/local/cuda/bin"),
-    pytest.mark.xdist_group("nvcc"),
-]
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is neither in PATH nor in /usr/local/cuda/bin")
 
 
 def flags() -> list[str]:

@@ -10,7 +10,6 @@ from emulated import TOLERANCE, Guarded, address, compute_dtype, error, laid_out
 from vgen_fast.ops.reference import minibatch_stddev as stddev_reference
 from vgen_fast.ops.reference import pixel_norm as norm_reference
 
-pytestmark = pytest.mark.xdist_group("emulated")
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 TYPES = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.xdist_group("triton")
 PATHS = sorted((Path(__file__).parent / "launchers").glob("test_*.py"))
 
 
