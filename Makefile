@@ -24,7 +24,7 @@ venv: .venv/ready
 demo: venv
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
-# Rebuilds what changed in csrc. One process: two whose threads wait for each other, turning, can stop each other for good.
+# Rebuilds what changed in csrc. One process: of two at once, training runs have been seen to stop for good.
 test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m pytest
