@@ -65,7 +65,7 @@ class Every(Settings):
     keep: int = Field(3, ge=1)
     """Checkpoints that stay, the best beside them."""
     judged: int = Field(32, ge=0)
-    """Clips that a checkpoint is judged by, against as many real ones; 0 judges none, and keeps no best."""
+    """Clips that a checkpoint is judged by, against as many real ones; 0 judges none."""
 
 
 class Scored(Settings):

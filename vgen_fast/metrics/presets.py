@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..nets import c3d, i3d, inception, weights
-from ..nets.trained import Trained
+from ..nets.trained import Trained, central
 from ..nets.weights import BadWeights, Published
 from . import measures
 from .measures import COHERENCE, COLOURS, FRAME, MOTION
@@ -30,14 +30,6 @@ class Protocol:
     clips: int  # generated ones, each time
     reals: int  # 0 where they are not compared with
     times: int = 1  # with other latents
-
-
-def central(video: Tensor, frames: int) -> Tensor:
-    """The frames in the middle of clips that have more."""
-    extra = video.shape[2] - frames
-    if extra < 0:
-        raise ValueError(f"video must have {frames} frames at least, got {video.shape[2]}")
-    return video[:, :, extra // 2 : extra // 2 + frames]
 
 
 # -------------------------------------------------------------------------------------------------------------- views

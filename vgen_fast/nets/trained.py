@@ -69,13 +69,18 @@ class Trained(nn.Module):
         return self(video).softmax(dim=1)
 
 
+def central(video: Tensor, frames: int) -> Tensor:
+    """The frames in the middle of clips that have more."""
+    extra = video.shape[2] - frames
+    if extra < 0:
+        raise ValueError(f"video must have {frames} frames at least, got {video.shape[2]}")
+    return video[:, :, extra // 2 : extra // 2 + frames]
+
+
 def prepare(video: Tensor, size: tuple[int, int, int]) -> Tensor:
     """uint8 [B, 3, T, H, W] -> the middle frames, in pixels as many as the network takes, from -1 to 1."""
     time, *sides = size
-    extra = video.shape[2] - time
-    if extra < 0:
-        raise ValueError(f"video must have {time} frames at least, got {video.shape[2]}")
-    frames = video[:, :, extra // 2 : extra // 2 + time].transpose(1, 2).flatten(0, 1).float()
+    frames = central(video, time).transpose(1, 2).flatten(0, 1).float()
     if list(frames.shape[2:]) != sides:
         frames = F.interpolate(frames, sides, mode="bilinear", align_corners=False, antialias=True)
     return frames.unflatten(0, (len(video), time)).transpose(1, 2) / 127.5 - 1

@@ -187,7 +187,7 @@ class Run:
 
     @torch.no_grad()
     def distance(self) -> dict[str, float]:
-        """How far the averaged generator's clips are from real ones: of checkpoints the nearest is the best."""
+        """How far the averaged generator's clips are from real ones, in coarse pixels."""
         return {checkpoint.DISTANCE: self.judge(self.judged())} if self.intervals.judged else {}
 
     def scores(self) -> dict[str, float]:
