@@ -41,7 +41,7 @@ class EqualizedConv3d(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        taps: int = 3,
+        taps: int | tuple[int, int, int] = 3,
         *,
         gain: float = math.sqrt(2),
         slope: float | None = 0.2,
@@ -50,9 +50,10 @@ class EqualizedConv3d(nn.Module):
         down: tuple[int, int, int] = (1, 1, 1),
     ):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, taps, taps, taps))
+        taps = (taps,) * 3 if isinstance(taps, int) else taps
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, *taps))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.scale = gain / math.sqrt(inputs * taps**3)
+        self.scale = gain / math.sqrt(inputs * math.prod(taps))
         self.options = dict(slope=slope, pixel_norm=pixel_norm, up=up, down=down)
 
     def forward(self, x: Tensor, **options) -> Tensor:

@@ -18,21 +18,28 @@ from ..ops import autocast
 from ..ops.choose import weight_gradients_wanted
 
 AT_ONCE = 2**14  # places of the samples of a part; less costs time: weights are made ready for each part
+_again = False
+
+
+def again() -> bool:
+    """Whether layers run to make their activations a second time: what they count, they have counted."""
+    return _again
 
 
 class Segment(nn.Sequential):
     """With `recompute` only the input stays between the passes; values and gradients stay the same, up to order 2.
 
-    Its layers draw no random numbers and look at each sample alone. `level`: of the growing network it belongs to. A
-    layer of another module may go `first` or `last` for once: between a block and its toRGB or fromRGB lies a network's
-    largest tensor, which then is never there for a whole batch.
+    Its layers draw no random numbers and look at each sample alone; those of a `together` segment look at the batch as
+    a whole, which is then not taken apart. `level`: of the growing network it belongs to. A layer of another module may
+    go `first` or `last` for once: between a block and its toRGB or fromRGB lies a network's largest tensor, which then
+    is never there for a whole batch.
     """
 
     recompute = False
 
-    def __init__(self, *layers: nn.Module, level: int = 0):
+    def __init__(self, *layers: nn.Module, level: int = 0, together: bool = False):
         super().__init__(*layers)
-        self.level = level
+        self.level, self.together = level, together
 
     def forward(self, x: Tensor, *, first: nn.Module | None = None, last: nn.Module | None = None) -> Tensor:
         layers = [layer for layer in (first, *self, last) if layer is not None]
@@ -47,7 +54,7 @@ class Segment(nn.Sequential):
         parameters = [p for layer in layers for p in layer.parameters()]
         if not any(t.requires_grad for t in (x, *parameters)):
             return run(x)
-        return Again.apply(in_the_same_type(run, x), x, *parameters)
+        return Again.apply(in_the_same_type(run, x), self.together, x, *parameters)
 
 
 @contextmanager
@@ -86,29 +93,29 @@ class Again(torch.autograd.Function):
     """run(x), which reads `parameters`."""
 
     @staticmethod
-    def forward(ctx, run, x, *parameters):
-        ctx.run = run
+    def forward(ctx, run, together, x, *parameters):
+        ctx.run, ctx.together = run, together
         ctx.save_for_backward(x, *parameters)
         return run(x)
 
     @staticmethod
     def backward(ctx, gy):
         weights = weight_gradients_wanted()
-        wanted = [i for i, want in enumerate(ctx.needs_input_grad[1:]) if want and (i == 0 or weights)]
-        found = AgainBackward.apply(ctx.run, wanted, weights, gy, *ctx.saved_tensors)
+        wanted = [i for i, want in enumerate(ctx.needs_input_grad[2:]) if want and (i == 0 or weights)]
+        found = AgainBackward.apply(ctx.run, ctx.together, wanted, weights, gy, *ctx.saved_tensors)
         grads = dict(zip(wanted, found, strict=True))
-        return None, *(grads.get(i) for i in range(len(ctx.saved_tensors)))
+        return None, None, *(grads.get(i) for i in range(len(ctx.saved_tensors)))
 
 
 class AgainBackward(torch.autograd.Function):
     """The gradients of Again by the `wanted` of (x, *parameters)."""
 
     @staticmethod
-    def forward(ctx, run, wanted, weights, gy, x, *parameters):
-        ctx.run, ctx.wanted, ctx.weights = run, wanted, weights
+    def forward(ctx, run, together, wanted, weights, gy, x, *parameters):
+        ctx.run, ctx.together, ctx.wanted, ctx.weights = run, together, wanted, weights
         ctx.save_for_backward(gy, x, *parameters)
         found = Sums(len(x))
-        for rows in parts(x):
+        for rows in parts(x, together):
             some = x[rows].detach().requires_grad_(0 in wanted)
             some_found = gradients(run, wanted, weights, gy[rows], some, parameters, False)
             found.add(rows, some_found, [i == 0 for i in wanted])
@@ -118,9 +125,9 @@ class AgainBackward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *vs):
         gy, x, *parameters = ctx.saved_tensors
-        wants = ctx.needs_input_grad[3:]
+        wants = ctx.needs_input_grad[4:]
         sums = Sums(len(x))
-        for rows in parts(x):
+        for rows in parts(x, ctx.together):
             some_gy, some = alone((gy[rows], x[rows]), (wants[0], wants[1] or 0 in ctx.wanted))
             found = gradients(ctx.run, ctx.wanted, ctx.weights, some_gy, some, parameters, True)
             inputs = [t for t, want in zip((some_gy, some, *parameters), wants, strict=True) if want]
@@ -131,11 +138,13 @@ class AgainBackward(torch.autograd.Function):
             left = torch.autograd.grad(outputs, inputs, vectors, allow_unused=True) if pairs else [None] * len(inputs)
             sums.add(rows, left, [i < 2 for i, want in enumerate(wants) if want])
         left = iter(sums.values)
-        return None, None, None, *(next(left) if want else None for want in wants)
+        return None, None, None, None, *(next(left) if want else None for want in wants)
 
 
-def parts(x: Tensor) -> list[slice]:
+def parts(x: Tensor, together: bool) -> list[slice]:
     """Samples to take at once."""
+    if together:
+        return [slice(None)]
     count = max(1, AT_ONCE // max(1, x[:1, :1].numel()))
     return [slice(i, i + count) for i in range(0, len(x), count)] or [slice(None)]
 
@@ -162,7 +171,12 @@ class Sums:
 
 
 def gradients(run, wanted, weights, gy, x, parameters, graph: bool) -> list[Tensor | None]:
+    global _again
     with torch.enable_grad(), nullcontext() if weights else ops.no_weight_gradients():
-        y = run(x)
+        before, _again = _again, True
+        try:
+            y = run(x)
+        finally:
+            _again = before
         inputs = [(x, *parameters)[i] for i in wanted]
         return list(torch.autograd.grad(y, inputs, gy, create_graph=graph, allow_unused=True))

@@ -1,9 +1,11 @@
-"""Progressively grown 3D video GAN with WGAN-GP or the sliced-Wasserstein loss (Tables A.1 and A.2, eq. 5.1-5.3).
+"""Progressively grown GANs: of video with WGAN-GP or the sliced-Wasserstein loss (Tables A.1 and A.2, eq. 5.1-5.3), and
+of images (Karras et al. 2018), which are videos of one frame whose kernels do not reach in time.
 
 Deviations: the critic pools before the activation (the fused form), not after it; toRGB is linear, row 22 of A.2 is
 not; the dense layer's bias has one entry a channel, and its gain is the 2D one, sqrt(2) / 4 (pixel norm hides it);
-reals fade by the level's own factor. Labels, where there are any (eq. 2.8), join the latents one-hot, and weigh the
-features of the critic's encoder: for the linear head that is a projection of the features on an embedding.
+reals fade by the level's own factor. Labels, where there are any (eq. 2.8), join the latents one-hot, after these have
+been normalised. The critic's encoder weighs its features by them, which for the linear head is a projection of the
+features on an embedding; or the critic tells them beside the score, as the image GAN's authors have it (AC-GAN).
 
 Legend: B clips, C channels, T frames, Z latent numbers, K outputs of the critic's encoder, A labels a clip, N values of
 all labels together, l level.
@@ -20,10 +22,11 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..layers.equalized import EqualizedConv3d, EqualizedLinear
+from ..layers.labels import one_hot, wrong
 from ..layers.minibatch_discrimination import MinibatchDiscrimination
 from ..layers.segment import Segment
 from ..ops import autocast
-from .system import Constraint, Critic, Draw, Inputs, Stage, System, Term
+from .system import Constraint, Critic, Draw, Inputs, Judged, Stage, System, Task, Term
 
 SLOPE = 0.2
 
@@ -50,18 +53,40 @@ SCHEDULES = {
     "release_256": rows(CHANNELS, (4, 2, 1, 2, 1, 2, 1)),  # the authors' code: 4 8 8 16 16 32 32
     "ucf_128": rows(CHANNELS[:6], (4, 2, 1, 2, 1, 2)),  # 32 frames already at 128 pixels
 }
+IMAGE_CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)  # min(8192 / 2^(r-1), 512) at 2^r pixels, 4 to 1024
+
+
+def images(pixels: int) -> tuple[Row, ...]:
+    levels = pixels.bit_length() - 2
+    return rows(IMAGE_CHANNELS[:levels], (1,) * levels)
 
 
 @dataclass(frozen=True)
 class Config:
+    name: Literal["progressive"] = "progressive"
     rows: tuple[Row, ...] = SCHEDULES["thesis_256"]
     latents: int = 128
     features: int = 128  # K
     classes: tuple[int, ...] = ()  # values of each label: (101,) for UCF-101; none is unconditional
+    labels: Literal["projection", "told"] = "projection"  # what the critic does with them
     minibatch: Literal["stddev", "discrimination"] = "stddev"  # how the critic compares samples
     group: int = 4  # of minibatch stddev
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether samples of a batch are all judged together, so that it cannot be taken apart."""
+        return self.minibatch == "discrimination"
+
+    @property
+    def told(self) -> int:
+        """How many values of labels the critic tells beside its score."""
+        return sum(self.classes) if self.labels == "told" else 0
+
+    @property
+    def taps(self) -> tuple[int, int, int]:
+        return (3 if any(row.time > 1 for row in self.rows) else 1, 3, 3)
 
     @property
     def sizes(self) -> tuple[tuple[int, int, int], ...]:
@@ -73,29 +98,23 @@ class Config:
         return tuple(found)
 
 
-def one_hot(labels: Tensor | None, classes: tuple[int, ...], like: Tensor) -> Tensor:
-    """[B, A] -> [B, N], each label one of its values, of unit mean square; [B, 0] where there are no labels."""
-    parts = [F.one_hot(labels[:, i], n).to(like.dtype) * math.sqrt(n) for i, n in enumerate(classes)]
-    return torch.cat([like.new_empty(len(like), 0), *parts], dim=1)
-
-
 class Generator(nn.Module):
     """Table A.1, read downwards."""
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, taps = cfg, cfg.taps
         first, size = cfg.rows[0], cfg.sizes[0]
         volume = math.prod(size)
         self.dense = EqualizedLinear(
             cfg.latents + sum(cfg.classes), first.channels * volume, gain=math.sqrt(2) / 4, bias_repeat=volume
         )
-        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, pixel_norm=True))])
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, taps, pixel_norm=True))])
         for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(
                 Segment(
-                    EqualizedConv3d(below.channels, row.channels, pixel_norm=True, up=row.factor),
-                    EqualizedConv3d(row.channels, row.channels, pixel_norm=True),
+                    EqualizedConv3d(below.channels, row.channels, taps, pixel_norm=True, up=row.factor),
+                    EqualizedConv3d(row.channels, row.channels, taps, pixel_norm=True),
                     level=level,
                 )
             )
@@ -103,7 +122,7 @@ class Generator(nn.Module):
 
     def forward(self, inputs: Inputs, stage: Stage) -> Tensor:
         z = ops.pixel_norm(inputs.latents[:, :, None, None, None])[..., 0, 0, 0]  # [B, Z]
-        z = torch.cat([z, one_hot(inputs.condition, self.cfg.classes, z)], dim=1)  # [B, Z + N]
+        z = torch.cat([z, one_hot(inputs.condition, self.cfg.classes, z, unit=True)], dim=1)  # [B, Z + N]
         x = self.dense(z).unflatten(1, (-1, *self.cfg.sizes[0]))  # [B, C, T, 4, 4]
         x = ops.pixel_norm(x, slope=SLOPE)
         level = stage.level
@@ -151,24 +170,25 @@ class VideoCritic(nn.Module):
 
     def __init__(self, cfg: Config, sliced: bool):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, taps = cfg, cfg.taps
         first, volume = cfg.rows[0], math.prod(cfg.sizes[0])
         self.rgb = nn.ModuleList(EqualizedConv3d(3, row.channels, 1) for row in cfg.rows)
         learned = cfg.minibatch == "discrimination"
         self.compare = MinibatchDiscrimination(first.channels * volume) if learned else None
         maps = self.compare.shape[0] if learned else 1
-        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + maps, first.channels))])
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels + maps, first.channels, taps))])
         for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(
                 Segment(
-                    EqualizedConv3d(row.channels, row.channels),
-                    EqualizedConv3d(row.channels, below.channels, down=row.factor),
+                    EqualizedConv3d(row.channels, row.channels, taps),
+                    EqualizedConv3d(row.channels, below.channels, taps, down=row.factor),
                     level=level,
                 )
             )
         self.dense = EqualizedLinear(first.channels * volume, cfg.features)
-        self.embed = EqualizedLinear(sum(cfg.classes), cfg.features, gain=1.0) if cfg.classes else None
-        self.head = SlicedHead(cfg.features) if sliced else EqualizedLinear(cfg.features, 1, gain=1.0)
+        projected = cfg.classes and not cfg.told
+        self.embed = EqualizedLinear(sum(cfg.classes), cfg.features, gain=1.0) if projected else None
+        self.head = SlicedHead(cfg.features) if sliced else EqualizedLinear(cfg.features, 1 + cfg.told, gain=1.0)
 
     def encode(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
         """(video, labels) -> [B, K], rows 1-22 of the table."""
@@ -184,10 +204,11 @@ class VideoCritic(nn.Module):
         else:
             x = self.compare(x)
         y = F.leaky_relu(self.dense(self.blocks[0](x).flatten(1)), SLOPE)
-        return y if self.embed is None else y * (1 + self.embed(one_hot(labels, self.cfg.classes, y)))
+        return y if self.embed is None else y * (1 + self.embed(one_hot(labels, self.cfg.classes, y, unit=True)))
 
-    def forward(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
-        return self.head(self.encode(seen, stage)).flatten()  # [B]
+    def forward(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor | Judged:
+        y = self.head(self.encode(seen, stage))  # [B] or [B, 1 + N]
+        return Judged(y[:, 0], y[:, 1:]) if self.cfg.told else y.flatten()
 
 
 def faded(rows: tuple[Row, ...]) -> Callable[[Tensor, Inputs, Stage], Tensor]:
@@ -207,6 +228,8 @@ def build(cfg: Config, sliced: bool = False, feature_matching: float = 0.0) -> S
     """`sliced`: the critic ends in the head of the SWGAN objectives. `feature_matching`: weight of eq. 2.3 in the
     generator's loss, |E f(x) - E f(G(z))|^2 of the encoder's features f.
     """
+    if sliced and cfg.told:
+        raise ValueError("the sliced head tells no labels: labels: projection")
     generator, critic = Generator(cfg), VideoCritic(cfg, sliced)
 
     def draw_inputs(video: Tensor, labels: Tensor | None, draw: Draw) -> Inputs:
@@ -221,6 +244,9 @@ def build(cfg: Config, sliced: bool = False, feature_matching: float = 0.0) -> S
         return (critic.encode(view(fake, inputs, stage), stage).mean(dim=0) - wanted).square().sum()
 
     group = None if cfg.minibatch == "discrimination" or feature_matching else cfg.group
-    critics = (Critic("video", critic, view, group=group, constraint=constraint),)
+    task = None
+    if cfg.told:
+        task = Task("class", lambda answer, inputs: wrong(answer, inputs.condition, cfg.classes), fake=1.0)
+    critics = (Critic("video", critic, view, group=group, constraint=constraint, task=task),)
     terms = (Term("feature_matching", feature_matching, matching),) if feature_matching else ()
     return System(generator, draw_inputs, critics, cfg.sizes, real=faded(cfg.rows), terms=terms)

@@ -8,7 +8,7 @@ with B (levels coarse to fine; a video and its mask). Only the system's own view
     system                      how it fits
     VGAN                        clip = (video, mask); the mask's sparsity is a Term
     TGAN                        Constraint.weights clips singular values every fifth step
-    MoCoGAN                     two critics; the frame critic's view picks frames by Inputs.draws
+    MoCoGAN                     two critics; the frame critic's view picks frames by Inputs.draws; classes are a Task
     progressive GANs            Stage grows with clips seen; System.real pools and fades the real clips alike
     TGANv2                      clip = tuple of levels; System.real makes the same pyramid, phases from Inputs.draws
     STGAN                       pixel and feature losses are Terms on (fake, real); draw_inputs encodes the real clip
@@ -17,7 +17,8 @@ with B (levels coarse to fine; a video and its mask). Only the system's own view
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,11 @@ class Inputs:
     condition: Tensor | None = None  # labels [B, A], frames or codes
     draws: Tensor | None = None  # [B, R], uniform in [0, 1): what views pick and crop by
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same with every tensor changed: some rows, another device."""
+        tensors = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -58,14 +64,18 @@ class Draw:
     """Random numbers of some rows of a batch: drawn for all of it, so that no way of taking it apart changes them.
 
     They are float32 numbers from the CPU, moved to the type and device of `like`: the same for every way of computing.
+    Normal numbers further from 0 than `limit` are drawn again.
     """
 
-    def __init__(self, seed: int, batch: int, rows: Tensor, like: Tensor):
+    def __init__(self, seed: int, batch: int, rows: Tensor, like: Tensor, limit: float | None = None):
         self.rng, self.batch = torch.Generator().manual_seed(seed), batch
-        self.rows, self.like = rows, like
+        self.rows, self.like, self.limit = rows, like, limit
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(self.batch, *shape, generator=self.rng)[self.rows].to(self.like)
+        numbers = torch.randn(self.batch, *shape, generator=self.rng)
+        while self.limit is not None and (outside := numbers.abs() > self.limit).any():
+            numbers = torch.where(outside, torch.randn(self.batch, *shape, generator=self.rng), numbers)
+        return numbers[self.rows].to(self.like)
 
     def uniform(self, *shape: int) -> Tensor:
         return torch.rand(self.batch, *shape, generator=self.rng)[self.rows].to(self.like)
@@ -79,14 +89,37 @@ def whole(clip: Clip, inputs: Inputs, stage: Stage) -> Seen:
     return clip
 
 
+class Judged(NamedTuple):
+    """What a critic with a task returns."""
+
+    scores: Tensor
+    answer: Tensor
+
+
+def scores_of(judged: Tensor | Judged) -> Tensor:
+    return judged.scores if isinstance(judged, Judged) else judged
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a critic tells of a clip besides its score: its class (AC-GAN), the code it was made from (InfoGAN)."""
+
+    name: str
+    loss: Callable[[Tensor, Inputs], Tensor]  # (answer, inputs) -> scalar
+    real: float = 1.0  # its weight in the critic's loss, of real clips
+    fake: float = 0.0  # of fakes
+    generator: float = 1.0  # in the generator's loss
+
+
 @dataclass(frozen=True)
 class Critic:
     name: str
-    module: nn.Module  # (seen, stage) -> scores [B]
+    module: nn.Module  # (seen, stage) -> scores [B], or [B, P] of P places or levels; with a task, Judged
     view: Callable[[Clip, Inputs, Stage], Seen] = whole
     weight: float = 1.0  # its share in the generator's loss
     group: int | None = 1  # samples that are judged together: 1 none, None the whole micro-batch
     constraint: Constraint | None = None
+    task: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -109,5 +142,6 @@ class System:
     critics: tuple[Critic, ...]
     sizes: tuple[tuple[int, int, int], ...]  # (T, H, W) of the generator's videos, a row for each level
     real: Callable[[Tensor, Inputs, Stage], Clip] = as_it_is  # real videos of that size, made what the generator makes
-    video: Callable[[Clip], Tensor] = lambda clip: clip  # the video of a clip
+    video: Callable[[Clip], Tensor] = lambda clip: clip  # the video of a clip that the generator made
     terms: tuple[Term, ...] = ()
+    sees: bool = False  # whether draw_inputs looks at the real videos, and not only at how many there are

@@ -19,19 +19,19 @@ from ..classify import classifier
 from ..config import Config, Settings, from_yaml
 from ..data.decode import TooMuchBadData
 from ..data.journal import write_whole
+from ..dataset import dataset
 from ..metrics.sliced_distance import sliced_distance
-from ..models import progressive
 from ..models.system import System
 from ..nets.weights import BadWeights
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..recipes import RECIPES
 from ..scoring import Scoring
-from ..sides import dataset
+from ..systems import build as system_of
 from . import report
 from .checkpoint import DISTANCE
 from .distributed import PeerLost, Ranks
 from .folder import Folder, InUse
-from .loop import Training, networks, start, step
+from .loop import Rule, Training, networks, start, step
 from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
 from .run import BAD_DATA, LOST, Intervals, Run
@@ -101,7 +101,7 @@ def recipe_table() -> str:
     for name, recipe in RECIPES.items():
         config = recipe()
         time, height, width = config.system.sizes[-1]
-        kind = f"{config.system.__class__.__module__.rsplit('.', 1)[-1]}, {config.objective}"
+        kind = f"{config.system.name}, {config.objective}"
         lines.append(
             f"{name:30} {f'{time}x{height}x{width}':12} {kind:22} {config.clips:>11,} clips  data: {config.data}"
         )
@@ -112,18 +112,19 @@ def recipe_table() -> str:
 # -------------------------------------------------------------------------------------------------- config -> records
 
 
-def training_of(config: Config, phases: tuple[Phase, ...]) -> Training:
+def training_of(config: Config, system: System, phases: tuple[Phase, ...]) -> Training:
+    optim = config.optim
     return Training(
         phases,
-        {"video": OBJECTIVES[config.objective]},
+        {critic.name: OBJECTIVES[config.objective] for critic in system.critics},
         seed=config.seed,
         critic_steps=config.critic_steps,
         penalty=config.penalty,
         penalty_every=config.penalty_every,
-        betas=config.optim.betas,
-        ema_decay=config.optim.ema,
+        rule=Rule(optim.rule, optim.betas, optim.eps, optim.weight_decay),
+        ema_decay=optim.ema,
         autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision],
-        reset_moments=config.optim.reset_moments,
+        reset_moments=optim.reset_moments,
     )
 
 
@@ -140,8 +141,8 @@ def device_of(name: str) -> torch.device:
 
 def build(config: Config, phases: tuple[Phase, ...]) -> tuple[System, Training]:
     torch.manual_seed(config.seed)
-    system = progressive.build(config.system, config.sliced, config.feature_matching)
-    return system, training_of(config, phases)
+    system = system_of(config)
+    return system, training_of(config, system, phases)
 
 
 def on(device: torch.device, built: tuple[System, Training]) -> tuple[System, Training]:

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..layers import batch_norm
 from ..layers.segment import recomputing
-from ..models.system import Critic, Draw, Stage, System
+from ..models.system import Critic, Draw, Stage, System, scores_of
 from . import divergence, ema, seeding
 from .objectives import Objective
 from .schedule import Phase, phase_at, rates_at, stage_at
@@ -27,6 +29,22 @@ FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # it doubles after so many steps withou
 
 
 @dataclass(frozen=True)
+class Rule:
+    """How gradients become steps."""
+
+    name: Literal["adam", "rmsprop"] = "adam"
+    betas: tuple[float, float] = (0.0, 0.99)  # the second is RMSprop's too
+    eps: float = 1e-8  # beside the root
+    weight_decay: float = 0.0  # times the weights, added to their gradients
+
+    def optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        shared = dict(eps=self.eps, weight_decay=self.weight_decay)
+        if self.name == "rmsprop":
+            return torch.optim.RMSprop(parameters, alpha=self.betas[1], **shared)
+        return torch.optim.Adam(parameters, betas=self.betas, fused=True, **shared)
+
+
+@dataclass(frozen=True)
 class Training:
     """What a step needs to know."""
 
@@ -36,7 +54,7 @@ class Training:
     critic_steps: int = 1
     penalty: float = 1.0  # factor on its weight
     penalty_every: int = 1  # critic steps; its weight grows alike
-    betas: tuple[float, float] = (0.0, 0.99)
+    rule: Rule = Rule()
     ema_decay: float = 0.999
     autocast: torch.dtype | None = None  # of the networks' forward passes; weights, losses and moments are wide
     reset_moments: bool = True  # where a level starts to fade in and where it is stable
@@ -65,8 +83,7 @@ def networks(system: System) -> dict[str, nn.Module]:
 
 
 def start(system: System, training: Training) -> State:
-    adam = lambda module: torch.optim.Adam(module.parameters(), betas=training.betas, fused=True)  # noqa: E731
-    optimizers = {name: adam(module) for name, module in networks(system).items()}
+    optimizers = {name: training.rule.optimizer(module.parameters()) for name, module in networks(system).items()}
     scale = FIRST_SCALE if training.autocast == torch.float16 else 1.0
     average = ema.averaged_copy(system.generator)
     return State(system, average, optimizers, steps=dict.fromkeys(optimizers, 0), scale=scale)
@@ -107,6 +124,7 @@ class Step:
     total: Total
     like: Tensor  # of the networks' type, on their device
     group: int = 1  # samples judged together, a column of `rows`
+    rank: int = 0
     noted: dict[str, Tensor] = field(default_factory=dict)  # of the rank's share of the batch, so far
     losses: dict[str, Tensor] = field(default_factory=dict)  # of the batch, and the lengths of gradients
     loaded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # a pair for each of `rows`
@@ -116,9 +134,9 @@ class Step:
     def system(self) -> System:
         return self.state.system
 
-    def draw(self, rows: Tensor, *key: object) -> Draw:
+    def draw(self, rows: Tensor, part: int, *key: object) -> Draw:
         seed = seeding.derived(self.training.seed, self.state.clips_seen, *key)
-        torch.manual_seed(seed + 1)  # dropout and other noise inside the networks
+        torch.manual_seed(seeding.derived(seed, "inside", self.rank, part))  # dropout and other noise in the networks
         return Draw(seed, self.phase.batch, rows, self.like)
 
     def load(self) -> None:
@@ -126,11 +144,12 @@ class Step:
         self.loaded = [self.batches(self.state.clips_drawn + rows, size) for rows in self.rows]
         self.state.clips_drawn += self.phase.batch
 
-    def real(self) -> Iterator[tuple[Tensor, float, Tensor, Tensor | None]]:
-        """Rows, share of the batch, video in [-1, 1] and labels of each micro-batch."""
-        for rows, (video, labels) in zip(self.rows, self.loaded, strict=True):
+    def real(self, *key: object) -> Iterator[tuple[Draw, float, Tensor, Tensor | None]]:
+        """Its random numbers, share of the batch, video in [-1, 1] and labels of each micro-batch."""
+        for part, (rows, (video, labels)) in enumerate(zip(self.rows, self.loaded, strict=True)):
             video = video.to(self.like) / 127.5 - 1
-            yield rows, len(rows) / self.phase.batch, video, None if labels is None else labels.to(self.like.device)
+            labels = None if labels is None else labels.to(self.like.device)
+            yield self.draw(rows, part, *key), len(rows) / self.phase.batch, video, labels
 
     def lowered(self) -> AbstractContextManager:
         """Networks that pass forward inside do so in the type of mixed precision."""
@@ -159,16 +178,20 @@ class Step:
         system, stage, objective = self.system, self.stage, self.training.objectives[critic.name]
         scale = self.state.scale
         penalised = self.state.steps[critic.name] % self.training.penalty_every == 0
-        for rows, share, video, labels in self.real():
-            draw = self.draw(rows, critic.name, number)
+        for draw, share, video, labels in self.real(critic.name, number):
             with torch.no_grad(), self.lowered():
                 inputs = system.draw_inputs(video, labels, draw)
-                fake = system.generator(inputs, stage)
-                seen_fake = critic.view(fake, inputs, stage)
+                seen_fake = critic.view(system.generator(inputs, stage), inputs, stage)
                 seen_real = critic.view(system.real(video, inputs, stage), inputs, stage)
             with self.passing(critic.module):
-                scores_real, scores_fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
+                real, fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
+            scores_real, scores_fake = scores_of(real), scores_of(fake)
             loss = objective.critic(scores_real, scores_fake)
+            if task := critic.task:
+                asked = [(task.real, real), (task.fake, fake)]
+                solved = sum(weight * task.loss(judged.answer, inputs) for weight, judged in asked if weight)
+                self.note(f"{critic.name}/{task.name}", solved, share)
+                loss = loss + solved
             self.note(f"{critic.name}/loss", loss, share)
             self.note(f"{critic.name}/real", scores_real.mean(), share)
             self.note(f"{critic.name}/fake", scores_fake.mean(), share)
@@ -184,18 +207,21 @@ class Step:
     def generator(self) -> None:
         """Gradients of the generator for one batch."""
         system, stage = self.system, self.stage
-        for rows, share, video, labels in self.real():
-            draw = self.draw(rows, "generator")
+        for draw, share, video, labels in self.real("generator"):
             inputs = system.draw_inputs(video, labels, draw)
             with self.passing(system.generator):
                 fake = system.generator(inputs, stage)
             if self.group > 1:
-                self.note("generator/diversity", diversity(system.video(fake.detach()), self.group), share)
+                self.note("generator/diversity", diversity(system.video(fake).detach(), self.group), share)
             loss = self.like.new_zeros(())
             for critic in system.critics:
                 with self.passing(critic.module):
-                    scores = critic.module(critic.view(fake, inputs, stage), stage)
-                loss = loss + critic.weight * self.training.objectives[critic.name].generator(scores)
+                    judged = critic.module(critic.view(fake, inputs, stage), stage)
+                loss = loss + critic.weight * self.training.objectives[critic.name].generator(scores_of(judged))
+                if (task := critic.task) and task.generator:
+                    solved = task.loss(judged.answer, inputs)
+                    self.note(f"generator/{task.name}", solved, share)
+                    loss = loss + task.generator * solved
             for term in system.terms:
                 with self.lowered():
                     value = term.value(fake, system.real(video, inputs, stage), inputs, stage)
@@ -284,10 +310,10 @@ def begin(state: State, training: Training, batches: Batches, total: Total, rank
     """The step that starts where the state is: (rank, number of ranks) takes its share of the batch."""
     phase, _ = phase_at(training.phases, state.clips_seen)
     stage = stage_at(training.phases, state.clips_seen)
-    group = min(max(critic.group or 1 for critic in state.system.critics), phase.batch)
+    group = min(max((critic.group or 1 for critic in state.system.critics), default=1), phase.batch)
     rows = micro_batches(phase.batch, phase.micro_batch, group, *ranks)
     like = next(state.system.generator.parameters()).detach()
-    return Step(state, training, batches, phase, stage, rows, total, like, group)
+    return Step(state, training, batches, phase, stage, rows, total, like, group, ranks[0])
 
 
 def step(state: State, training: Training, batches: Batches, total: Total, ranks: tuple[int, int] = (0, 1)):
@@ -302,4 +328,5 @@ def step(state: State, training: Training, batches: Batches, total: Total, ranks
         if training.reset_moments:
             for optimizer in state.optimizers.values():
                 optimizer.state.clear()
-    return one.run()
+    with batch_norm.across(total if ranks[1] > 1 else None):
+        return one.run()

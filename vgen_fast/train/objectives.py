@@ -44,6 +44,7 @@ OBJECTIVES = {
         lambda fake: fake.square().mean() / 2,
     ),
     "hinge": Objective(lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), raise_scores),
+    "wgan": Objective(low_is_fake, raise_scores),  # where a constraint bounds the critic's slope
     "wgan_clip": Objective(low_is_fake, raise_scores, clip=0.01),
     "wgan_gp": Objective(with_drift, raise_scores, penalties.gradient_penalty()),
     # The authors' code: low on real clips, the other way round than eq. 5.2.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..models.system import Draw, Seen, Stage
+from ..models.system import Draw, Seen, Stage, scores_of
 from ..ops import autocast
 
 Penalty = Callable[[nn.Module, Seen, Seen, Stage, Draw, float], Tensor]
@@ -62,7 +62,7 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0) -> Penalty:
 
     def penalty(critic, real, fake, stage, draw, scale=1.0):
         seen = interpolate(real, fake, draw.uniform())
-        return weight * (norm(squared_slopes(critic(seen, stage), seen, scale)) - target).square().mean()
+        return weight * (norm(squared_slopes(scores_of(critic(seen, stage)), seen, scale)) - target).square().mean()
 
     return penalty
 
@@ -72,7 +72,7 @@ def zero_centred(weight: float = 10.0) -> Penalty:
 
     def penalty(critic, real, fake, stage, draw, scale=1.0):
         seen = interpolate(real, real, draw.uniform())
-        return weight / 2 * squared_slopes(critic(seen, stage), seen, scale).mean()
+        return weight / 2 * squared_slopes(scores_of(critic(seen, stage)), seen, scale).mean()
 
     return penalty
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import transforms, write
 from ..data.journal import whole_lines, write_whole
@@ -91,8 +91,11 @@ def complain(text: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
-def fixed_inputs(system: System, classes: tuple[int, ...], seed: int) -> Inputs:
-    """The latents and labels of every sample grid of a run; labels are spread evenly over all combinations."""
+def fixed_inputs(system: System, classes: tuple[int, ...], seed: int, video: Tensor | None = None) -> Inputs:
+    """The latents and labels of every sample grid of a run; labels are spread evenly over all combinations.
+
+    `video`: real clips, uint8, for a system that sees them.
+    """
     like = next(system.generator.parameters()).detach()
     draw = Draw(derived(seed, "samples"), SAMPLES, torch.arange(SAMPLES), like)
     total = math.prod(classes)
@@ -100,7 +103,8 @@ def fixed_inputs(system: System, classes: tuple[int, ...], seed: int) -> Inputs:
     count = torch.arange(SAMPLES, device=like.device) * stride % total
     columns = [count // math.prod(classes[:i]) % number for i, number in enumerate(classes)]
     labels = torch.stack(columns, dim=1) if columns else None
-    return system.draw_inputs(like.new_zeros(SAMPLES, 3, 1, 1, 1), labels, draw)
+    video = like.new_zeros(SAMPLES, 3, 1, 1, 1) if video is None else video.to(like) / 127.5 - 1
+    return system.draw_inputs(video, labels, draw)
 
 
 @torch.no_grad()

@@ -9,15 +9,15 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import transforms
 from ..data.decode import TooMuchBadData
-from ..models.system import Draw
+from ..models.system import Draw, System
 from . import checkpoint, divergence, report
 from .distributed import PeerLost, Ranks
 from .folder import Folder
@@ -37,8 +37,9 @@ SINCE = 250  # steps before the verdict that a run has diverged; what was saved 
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
 
 
-# Of an averaged generator and clips seen: the scores for a file, and the amount of each; the least is the best.
-Scoring = Callable[[nn.Module, int], tuple[dict[str, dict], dict[str, float]]]
+# Of a system with its averaged generator, and clips seen: the scores for a file, and the amount of each; the least is
+# the best.
+Scoring = Callable[[System, int], tuple[dict[str, dict], dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class Run:
             return
         state = self.state
         stage = stage_at(self.training.phases, max(state.clips_seen - 1, 0))
-        inputs = report.fixed_inputs(state.system, self.classes, self.training.seed)
+        video = self.batches(torch.arange(report.SAMPLES), state.system.sizes[-1])[0] if state.system.sees else None
+        inputs = report.fixed_inputs(state.system, self.classes, self.training.seed, video)
         frames = report.videos(state.average, state.system, inputs, stage)
         report.write_grid(self.folder.samples, f"fakes-{state.clips_seen:09d}", frames)
         report.write_page(self.path)
@@ -199,7 +201,8 @@ class Run:
         if not self.scoring or not self.folder or level < len(self.state.system.sizes) - 1:
             return {}
         if self.scored[0] != clips_seen:
-            entries, amounts = self.scoring(self.state.average, clips_seen)
+            averaged = replace(self.state.system, generator=self.state.average)
+            entries, amounts = self.scoring(averaged, clips_seen)
             self.folder.scores(clips_seen, entries)
             self.scored = clips_seen, amounts
         return self.scored[1]
@@ -214,7 +217,7 @@ class Run:
             video, labels = self.batches(rows, system.sizes[stage.level])
             video, labels = video.to(like) / 127.5 - 1, None if labels is None else labels.to(like.device)
             inputs = system.draw_inputs(video, labels, Draw(derived(self.training.seed, "judged"), count, rows, like))
-            yield system.video(system.real(video, inputs, stage)), system.video(state.average(inputs, stage))
+            yield video, system.video(state.average(inputs, stage))
 
     def reals(self) -> None:
         if not self.folder:

@@ -23,6 +23,7 @@ class Phase:
     generator_rate: float
     recompute: Recompute = "nothing"
     halving: int = 0  # stable clips in which the rates halve; 0 is never
+    falling: int = 0  # stable clips in which they fall to 0, linearly; 0 is never
 
     @property
     def clips(self) -> int:
@@ -48,10 +49,11 @@ def stage_at(phases: Sequence[Phase], clips_seen: int) -> Stage:
 
 
 def rates_at(phases: Sequence[Phase], clips_seen: int) -> tuple[float, float]:
-    """The critics' rate and the generator's: exponential in the clips since the level is stable, where they fall."""
+    """The critics' rate and the generator's: exponential or linear in the clips since the level is stable."""
     phase, begin = phase_at(phases, clips_seen)
     stable = max(clips_seen - begin - phase.fade_clips, 0)
     factor = 0.5 ** (stable / phase.halving) if phase.halving else 1.0
+    factor *= max(1 - stable / phase.falling, 0.0) if phase.falling else 1.0
     return phase.critic_rate * factor, phase.generator_rate * factor
 
 
