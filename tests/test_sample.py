@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+import torch
 
 from tests.train.test_run import run
 from vgen_fast import cli, sample
@@ -56,9 +57,12 @@ def test_the_best_checkpoint_is_the_one_nearest_to_real_clips(trained, tmp_path)
 
 
 def test_truncated_latents_stay_within_their_bound(trained, tmp_path):
-    _, config, _ = sample.restored(trained)
-    assert max(sample.latents(config, seed, 0.5).abs().max().item() for seed in range(50)) <= 0.5
-    assert sample.latents(config, 3, None).equal(sample.latents(config, 3, 100.0))
+    system, config, _ = sample.restored(trained)
+    labels = torch.zeros(50, 3, dtype=torch.long)
+    found = [sample.inputs_of(system, config, list(range(50)), labels, most).latents for most in (0.5, None, 100.0)]
+    assert found[0].abs().max() <= 0.5
+    assert found[1].abs().max() > 1
+    assert torch.equal(found[1], found[2])
 
 
 def test_a_line_starts_and_ends_at_its_seeds(trained, tmp_path):
@@ -101,6 +105,11 @@ def test_a_mistake_is_one_sentence_and_exit_2(trained, capsys, arguments, senten
     said = capsys.readouterr().err
     assert sentence in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_longer_clips_and_bounds_are_refused_where_a_generator_has_none(trained, capsys):
+    assert cli.main(["generate", str(trained), "--frames", "40"]) == 2
+    assert "--frames: the length of a progressive generator's clips is fixed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["generate", "interpolate", "train"])

@@ -16,6 +16,8 @@ from .data import transforms
 from .data.cache import BadCache, Cache
 from .data.journal import replace_durably
 from .data.loader import CachedClips, Window
+from .data.sources import NoDataSet
+from .data.strips import Shrink, Strips
 from .data.synthetic import MovingShapes
 from .nets import c3d, trained, weights
 from .nets.trained import FACTS, WEIGHTS, Facts, Kind, Trained
@@ -38,7 +40,11 @@ SAVED_EVERY = 60.0  # seconds
 
 class Command(Settings):
     data: str = "shapes"
-    """The built-in "shapes", or a cache, NAME.vgc, with labels."""
+    """The built-in "shapes"; a cache, NAME.vgc, with labels; or a folder of classes, each a folder of film strips."""
+    size: tuple[int, int, int] | None = None
+    """Frames, height and width that film strips are shown at."""
+    shrink: Shrink = "mean"
+    """How strips become smaller than their files, as in training."""
     label: str | None = None
     """Which of the labels; without it the first."""
     network: Kind = "small"
@@ -130,8 +136,10 @@ def understood(command: Command, plan: Plan) -> tuple[Batches, tuple[Batches, in
     if command.data == "shapes":
         size, train = SIZE, MovingShapes(SIZE, 2 * command.seed)
         test = MovingShapes(SIZE, 2 * command.seed + 1), command.test_clips
-    else:
+    elif Path(command.data).suffix == ".vgc":
         train, test, size = caches(command)
+    else:
+        train, test, size = strips(command)
     if not train.labels:
         refuse(f"{command.data} has no labels")
     label = command.label or next(iter(train.labels))
@@ -157,6 +165,22 @@ def caches(command: Command) -> tuple[CachedClips, tuple[CachedClips, int] | Non
         refuse(str(error))
     tested = (test, min(command.test_clips, test.count)) if test else None
     return train, tested, (frames, *cache.size)
+
+
+def strips(command: Command) -> tuple[Strips, None, tuple[int, int, int]]:
+    """They have no splits, so there is no test."""
+    if not Path(command.data).is_dir():
+        refuse(f'--data {command.data}: neither a folder nor "shapes"')
+    if command.size is None:
+        refuse("--size: at how many frames, which height and width are the strips shown?")
+    try:
+        return (
+            Strips(Path(command.data), command.size, command.seed, report.complain, command.shrink),
+            None,
+            command.size,
+        )
+    except NoDataSet as error:
+        refuse(str(error))
 
 
 def run(fit: Fit, batches: Batches, folder: Path) -> None:

@@ -3,25 +3,42 @@
 import hashlib
 import json
 import re
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
 
 from .data.strips import Shrink
-from .models import progressive
+from .models import mocogan, progressive, tgan, tgan2, vgan
 from .models.system import Stage
 from .train.schedule import Phase, Recompute, stage_at
 
+
+def system_name(value: object) -> str:
+    """Of a system's configuration, or of its record."""
+    return value.get("name", "progressive") if isinstance(value, dict) else value.name
+
+
+System = Annotated[
+    Annotated[progressive.Config, Tag("progressive")]
+    | Annotated[vgan.Config, Tag("vgan")]
+    | Annotated[tgan.Config, Tag("tgan")]
+    | Annotated[tgan2.Config, Tag("tgan2")]
+    | Annotated[mocogan.Config, Tag("mocogan")],
+    Discriminator(system_name),
+]
+Objective = Literal["wgan_gp", "swgan", "swgan_thesis", "vanilla", "vanilla_r1", "lsgan", "hinge", "wgan", "wgan_clip"]
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 SIZE = rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})"
 
@@ -38,19 +55,26 @@ class Grow(NamedTuple):
     batch: PositiveInt
     rate: PositiveFloat = 1.0  # factor on the learning rates
     halving: NonNegativeInt = 0  # stable clips in which the rates halve; 0 is never
+    falling: NonNegativeInt = 0  # stable clips in which the rates fall to 0, linearly; 0 is never
 
 
 class Optim(Settings):
+    rule: Literal["adam", "rmsprop"] = "adam"
+    """How gradients become steps."""
     generator_lr: float = Field(1e-3, gt=0)
-    """Adam's rate for the generator."""
+    """The generator's rate."""
     critic_lr: float = Field(1e-3, gt=0)
-    """Adam's rate for the critics."""
+    """The critics' rate."""
     betas: tuple[float, float] = (0.0, 0.99)
-    """Adam's decay of the first and second moments."""
+    """Decay of the first and second moments; RMSprop has the second alone."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Times the weights, added to their gradients."""
     ema: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged generator, per step."""
     reset_moments: bool = True
-    """Forget Adam's moments where a level starts to fade in and where it is stable."""
+    """Forget the moments where a level starts to fade in and where it is stable."""
 
 
 class Every(Settings):
@@ -85,11 +109,9 @@ class Scored(Settings):
 class Config(Settings):
     recipe: str
     """The recipe this configuration started from."""
-    system: progressive.Config
+    system: System
     """The networks."""
-    objective: Literal["wgan_gp", "swgan", "swgan_thesis", "vanilla", "vanilla_r1", "lsgan", "hinge", "wgan_clip"] = (
-        "wgan_gp"
-    )
+    objective: Objective = "wgan_gp"
     """The adversarial loss; swgan is the sliced-Wasserstein loss as released, swgan_thesis as printed."""
     feature_matching: float = Field(0.0, ge=0)
     """Weight of the distance between mean features of real and fake clips in the generator's loss."""
@@ -124,7 +146,7 @@ class Config(Settings):
     """Everything random is a function of it."""
     phases: tuple[Grow, ...]
     """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates, stable clips in
-    which they halve."""
+    which they halve, or fall to 0."""
     critic_steps: int = Field(1, gt=0)
     """Critic steps for each of the generator's."""
     penalty: float = Field(1.0, gt=0)
@@ -155,6 +177,7 @@ class Config(Settings):
                 generator_rate=self.optim.generator_lr * grow.rate,
                 recompute=self.recompute,
                 halving=grow.halving,
+                falling=grow.falling,
             )
             for level, grow in enumerate(self.phases)
         )
@@ -179,10 +202,13 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
-        if len(self.phases) != len(self.system.rows):
+        if len(self.phases) != len(self.system.sizes):
             raise ValueError(
-                f"{len(self.system.rows)} levels of the system need as many phases, got {len(self.phases)}"
+                f"{len(self.system.sizes)} levels of the system need as many phases, got {len(self.phases)}"
             )
+        if (self.sliced or self.feature_matching) and not isinstance(self.system, progressive.Config):
+            name = f"objective {self.objective}" if self.sliced else "feature_matching"
+            raise ValueError(f"{name} is of the progressive system's critic, this one is {self.system.name}")
         if self.scores.classifier is None and self.scores != Scored():
             raise ValueError("scores are measured by a classifier: give scores.classifier too")
         if self.memory is not None and self.recompute != "nothing":
@@ -192,7 +218,7 @@ class Config(Settings):
             micro = min(self.micro_batch or batch, batch)
             if batch % micro:
                 raise ValueError(f"micro_batch {micro} does not divide the batch of {batch} clips at level {level}")
-            if micro < batch and (self.feature_matching or self.system.minibatch == "discrimination"):
+            if micro < batch and (self.feature_matching or self.system.whole_batch):
                 name = "feature_matching" if self.feature_matching else "minibatch discrimination"
                 raise ValueError(
                     f"{name} looks at the whole batch of {batch} clips: micro_batch {micro} would change it"

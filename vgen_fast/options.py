@@ -45,9 +45,8 @@ class Option:
 
 
 def without_none(kind: Any) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        (kind,) = (k for k in get_args(kind) if k is not type(None))
-    return kind
+    kinds = [k for k in get_args(kind) if k is not type(None)] if get_origin(kind) in (Union, types.UnionType) else []
+    return kinds[0] if len(kinds) == 1 else kind
 
 
 def plain(kind: Any) -> bool:

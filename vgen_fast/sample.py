@@ -1,5 +1,6 @@
 """`generate` and `interpolate`: videos from the averaged generator of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from .config import Config, Settings, from_yaml
 from .data import synthetic, transforms, write
-from .models import progressive
-from .models.system import Inputs
+from .dataset import dataset
+from .layers.batch_norm import BatchNorm
+from .models.system import Draw, Inputs, System
 from .options import changed, help_text, options_of, parse, refuse
+from .systems import build
 from .train import checkpoint, report, seeding
 from .train.folder import run_name
 
+SETTLING = 32  # clips of that batch
 GENERATE_EXAMPLES = """examples:
   python -m vgen_fast generate runs/shapes
   python -m vgen_fast generate runs/shapes --seeds 0-7,42 --out eight.gif
@@ -44,6 +48,8 @@ class Generate(Output):
     """A video each: numbers and ranges joined by commas."""
     truncation: float | None = Field(None, gt=0)
     """Latent numbers further from 0 than this are drawn again: less variety, fewer failures."""
+    frames: int | None = Field(None, gt=0)
+    """Longer or shorter clips than those it was trained on, of a generator that goes on frame by frame."""
 
 
 class Interpolate(Output):
@@ -58,12 +64,9 @@ def generate(words: list[str]) -> int:
     if run is None:
         return 0
     seeds = numbers(command.seeds)
-    generator, config, clips_seen = restored(run, command.checkpoint)
-    inputs = Inputs(
-        torch.stack([latents(config, seed, command.truncation) for seed in seeds]),
-        chosen_labels(config, seeds, command.labels),
-    )
-    return finish(videos(generator, config, inputs, clips_seen), command, seeds, command.columns)
+    system, config, clips_seen = restored(run, command.checkpoint, command.frames)
+    inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, command.labels), command.truncation)
+    return finish(videos(system, config, inputs, clips_seen), command, seeds, command.columns)
 
 
 def interpolate(words: list[str]) -> int:
@@ -74,13 +77,17 @@ def interpolate(words: list[str]) -> int:
     seeds = numbers(command.seeds)
     if len(seeds) % 2:
         refuse(f"--seeds wants pairs, got {len(seeds)} seeds")
-    generator, config, clips_seen = restored(run, command.checkpoint)
-    ends = torch.stack([latents(config, seed, None) for seed in seeds]).reshape(-1, 2, config.system.latents)
+    system, config, clips_seen = restored(run, command.checkpoint)
+    first, last = (
+        inputs_of(system, config, ends, chosen_labels(config, seeds[::2], command.labels))
+        for ends in (seeds[::2], seeds[1::2])
+    )
+    line = first.each(lambda tensor: tensor.repeat_interleave(command.steps, dim=0))
     share = torch.linspace(0, 1, command.steps)[:, None]
-    lines = torch.lerp(ends[:, :1], ends[:, 1:], share).flatten(0, 1)
+    between = torch.lerp(first.latents.flatten(1)[:, None], last.latents.flatten(1)[:, None], share)
+    inputs = replace(line, latents=between.reshape(line.latents.shape))
     firsts = [seed for seed in seeds[::2] for _ in range(command.steps)]
-    inputs = Inputs(lines, chosen_labels(config, firsts, command.labels))
-    return finish(videos(generator, config, inputs, clips_seen), command, firsts, command.steps)
+    return finish(videos(system, config, inputs, clips_seen), command, firsts, command.steps)
 
 
 def understood(command: Output, verb: str, intro: str, examples: str, words: list[str]) -> tuple[Output, Path | None]:
@@ -108,32 +115,64 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def restored(run: Path, which: str = "newest") -> tuple[torch.nn.Module, Config, int]:
-    """The averaged generator of the newest or best whole checkpoint, its configuration, and the clips it has seen.
+def restored(run: Path, which: str = "newest", frames: int | None = None) -> tuple[System, Config, int]:
+    """A run's system with the averaged generator of the newest or best whole checkpoint, and the clips it has seen.
 
-    Or "untrained": as it was before the first step, at the level that the run ends at.
+    Or "untrained": as it was before the first step, at the level that the run ends at, but for batch norm's running
+    statistics: those of a batch, as without any it would make next to nothing.
     """
     if not (run / "config.yaml").exists():
         refuse(f"{run} is no run folder: it has no config.yaml")
     config = from_yaml((run / "config.yaml").read_text())
+    if frames is not None:
+        if not hasattr(config.system, "frames"):
+            refuse(f"--frames: the length of a {config.system.name} generator's clips is fixed")
+        config = config.model_copy(update={"system": replace(config.system, frames=frames)})
     if which == "untrained":
         torch.manual_seed(config.seed)
-        return progressive.Generator(config.system).eval(), config, config.clips
+        system = build(config)
+        settle(system, config)
+        return system, config, config.clips
     found = checkpoint.candidates(run / "checkpoints", run_name(run), report.complain)
     if not found:
         refuse(f"{run} holds no whole checkpoint")
     chosen = (checkpoint.best(found, config.scores.best) or found[0]) if which == "best" else found[0]
-    generator = progressive.Generator(config.system)
-    generator.load_state_dict(checkpoint.tensors(chosen, "average.safetensors"), strict=True)
-    return generator.eval(), config, chosen.clips_seen
+    system = build(config)
+    system.generator.load_state_dict(checkpoint.tensors(chosen, "average.safetensors"), strict=True)
+    system.generator.eval()
+    return system, config, chosen.clips_seen
 
 
-def latents(config: Config, seed: int, truncation: float | None) -> Tensor:
-    rng = seeding.generator(seed, "latents")
-    z = torch.randn(config.system.latents, generator=rng)
-    while truncation is not None and (outside := z.abs() > truncation).any():
-        z = torch.where(outside, torch.randn(len(z), generator=rng), z)
-    return z
+@torch.no_grad()
+def settle(system: System, config: Config) -> None:
+    """Running statistics of an untrained generator: those of one batch."""
+    norms = [module for module in system.generator.modules() if isinstance(module, BatchNorm)]
+    if norms:
+        seeds = list(range(SETTLING))
+        for norm in norms:
+            norm.momentum = 1.0
+        inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, None))
+        system.generator(inputs, config.stage(config.clips - 1))
+    system.generator.eval()
+
+
+def inputs_of(
+    system: System, config: Config, seeds: list[int], labels: Tensor | None, truncation: float | None = None
+) -> Inputs:
+    """A row for each seed, which depends on nothing else; where the system sees real clips, that of the same number."""
+    like, size = torch.zeros(()), config.system.sizes[-1]
+    video = torch.zeros(len(seeds), 3, 1, 1, 1)
+    if system.sees:
+        video = dataset(config)(torch.tensor(seeds), size)[0] / 127.5 - 1
+    rows = []
+    for i, seed in enumerate(seeds):
+        draw = Draw(seeding.derived(seed, "latents"), 1, torch.arange(1), like, truncation)
+        row = system.draw_inputs(video[i : i + 1], None if labels is None else labels[i : i + 1], draw)
+        if truncation is not None and (row.latents.abs() > truncation).any():
+            refuse(f"--truncation: the latents of a {config.system.name} generator are not normal")
+        rows.append(row)
+    join = lambda name: torch.cat(found) if (found := [vars(row)[name] for row in rows])[0] is not None else None  # noqa: E731
+    return Inputs(join("latents"), join("condition"), join("draws"))
 
 
 def chosen_labels(config: Config, seeds: list[int], text: str | None) -> Tensor | None:
@@ -159,14 +198,13 @@ def chosen_labels(config: Config, seeds: list[int], text: str | None) -> Tensor 
 
 
 @torch.no_grad()
-def videos(generator: torch.nn.Module, config: Config, inputs: Inputs, clips_seen: int) -> np.ndarray:
+def videos(system: System, config: Config, inputs: Inputs, clips_seen: int) -> np.ndarray:
     """uint8 [N, T, H, W, 3], at the level that the run has reached, a few at a time."""
-    stage, device = config.stage(max(clips_seen - 1, 0)), next(generator.parameters()).device
+    stage, device = config.stage(max(clips_seen - 1, 0)), next(system.generator.parameters()).device
     found = []
     for rows in torch.arange(len(inputs.latents)).split(8):
-        condition = None if inputs.condition is None else inputs.condition[rows].to(device)
-        some = Inputs(inputs.latents[rows].to(device), condition)
-        found.append(transforms.to_frames(transforms.to_bytes(generator(some, stage))).cpu())
+        video = system.video(system.generator(inputs.each(lambda t: t[rows].to(device)), stage))  # noqa: B023
+        found.append(transforms.to_frames(transforms.to_bytes(video)).cpu())
     return torch.cat(found).numpy()
 
 

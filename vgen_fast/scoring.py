@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from torch import nn
-
 from . import sides
 from .config import Config
 from .metrics import presets
 from .metrics.protocol import to_json
 from .metrics.scores import Scores, features_folder
+from .models.system import System
 from .nets import trained
 from .nets.weights import BadWeights
 
@@ -32,14 +31,14 @@ class Scoring:
         self.names = tuple(metric.name for metric in metrics)
         self.scores = Scores(metrics, f"{self.real.about}/seed 0", features_folder())
 
-    def __call__(self, generator: nn.Module, clips_seen: int) -> tuple[dict[str, dict], dict[str, float]]:
+    def __call__(self, system: System, clips_seen: int) -> tuple[dict[str, dict], dict[str, float]]:
         """The scores for a file, and of each valid one the amount."""
         if not self.scores.count["real"]:
             stream = self.real.stream()
             for side in ("real", "other"):
                 sides.show(self.scores, side, stream, self.count)
         self.scores.forget("fake")
-        fake = sides.of_generator(generator, self.config, clips_seen, 0, self.label)
+        fake = sides.of_system(system, self.config, clips_seen, 0, self.label)
         sides.show(self.scores, "fake", fake.stream(), self.count)
         found = self.scores.compute()
         return to_json(found), {name: score.amount for name, score in found.items() if not score.invalid}

@@ -1,5 +1,5 @@
-"""Clips by where they come from: those that a run is trained on, and, to be scored, those that its generator makes and
-those of a cache, an array or a folder of videos, as streams in which every clip comes once, the same ones each time.
+"""Clips to be scored, by where they come from: those that a run is trained on, those that its generator makes, those of
+a cache, an array or a folder of videos; as streams in which every clip comes once, the same ones each time.
 
 Legend: B clips, T frames, H x W pixels.
 """
@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import given
 from .config import Config
@@ -21,12 +21,11 @@ from .data.cache import BadCache, Cache
 from .data.loader import CachedClips, Window
 from .data.pool import Pool
 from .data.sources import NoDataSet
-from .data.strips import Strips
-from .data.synthetic import MovingShapes
+from .dataset import dataset
 from .metrics.scores import Scores
-from .models.system import Inputs
+from .models.system import System
 from .options import refuse
-from .sample import chosen_labels, latents, restored, videos
+from .sample import chosen_labels, inputs_of, restored, videos
 from .train import report
 from .train.loop import Batches
 
@@ -46,42 +45,16 @@ class Clips:
     labelled: bool = False
 
 
-def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
-    """The clips that a run is trained on, by position."""
-    size, path = config.system.sizes[-1], Path(config.data)
-    if config.data == "shapes":
-        return MovingShapes(size, config.seed)
-    if not path.is_dir():
-        refuse(f'--data {config.data}: neither a folder nor "shapes"')
-    try:
-        if path.suffix == ".vgc":
-            window = Window(size[0], config.strides, config.mirror, config.short, config.left, size[2])
-            clips = CachedClips(Cache(path), window, config.seed, config.split)
-            labels = tuple(len(values) for values in clips.labels.values())
-            shown = (clips.cache.size[0], size[2]) if config.left else clips.cache.size
-            if any(have % want for have, want in zip(shown, size[1:], strict=True)):
-                have, want = ("x".join(map(str, pair)) for pair in (shown, size[1:]))
-                refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
-        else:
-            clips = Strips(path, size, config.seed, complain, config.shrink)
-            labels = (len(clips.classes),)
-    except (NoDataSet, BadCache) as error:
-        refuse(str(error))
-    if config.system.classes and config.system.classes != labels:
-        refuse(f"{config.data} has {labels[0] if labels else 'no'} classes, the system {config.system.classes}")
-    return clips
-
-
 def of_run(run: Path, checkpoint: str, first_seed: int, label: str | None) -> tuple[Clips, Config, int]:
     """What its averaged generator makes of the latents of these seeds and up; its configuration; clips it has seen.
 
     `label` is which one of the data's counts.
     """
-    generator, config, clips_seen = restored(run, checkpoint)
-    return of_generator(generator, config, clips_seen, first_seed, label), config, clips_seen
+    system, config, clips_seen = restored(run, checkpoint)
+    return of_system(system, config, clips_seen, first_seed, label), config, clips_seen
 
 
-def of_generator(generator: nn.Module, config: Config, clips_seen: int, first_seed: int, label: str | None) -> Clips:
+def of_system(system: System, config: Config, clips_seen: int, first_seed: int, label: str | None) -> Clips:
     size, reached = config.system.sizes[-1], config.system.sizes[config.stage(max(clips_seen - 1, 0)).level]
     if reached != size:
         refuse(f"this run has reached {shown(reached)}; scores are of {shown(size)}")
@@ -91,8 +64,7 @@ def of_generator(generator: nn.Module, config: Config, clips_seen: int, first_se
         for start in counted(first_seed, BATCH):
             seeds = list(range(start, start + BATCH))
             labels = chosen_labels(config, seeds, None)
-            inputs = Inputs(torch.stack([latents(config, seed, None) for seed in seeds]), labels)
-            frames = torch.from_numpy(videos(generator, config, inputs, clips_seen))
+            frames = torch.from_numpy(videos(system, config, inputs_of(system, config, seeds, labels), clips_seen))
             yield from one_by_one(transforms.to_video(frames).contiguous(), labels, place)
 
     return Clips("generated", size, made, labelled=place is not None and bool(config.system.classes))

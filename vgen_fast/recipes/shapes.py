@@ -1,6 +1,7 @@
-"""The built-in recipe, and one for MoCoGAN's shape-motion set."""
+"""The built-in recipe, and one of each system for MoCoGAN's shape-motion set, of 20 minutes on one CPU core at most."""
 
 from ..config import Config, Every, Grow, Optim
+from ..models import mocogan, tgan, tgan2, vgan
 from ..models.progressive import Config as System
 from ..models.progressive import rows
 
@@ -47,3 +48,55 @@ def shape_motion() -> Config:
         optim=shapes().optim,
         every=shapes().every,
     )
+
+
+def shape_motion_of(recipe: str, system: object, objective: str, clips: int, optim: Optim, **more: object) -> Config:
+    """A system of one level on the same windows as `shape_motion`: 16x32x32, 8 clips a step."""
+    return Config(
+        recipe=recipe,
+        system=system,
+        objective=objective,
+        data="shapes-strips",
+        shrink="crop",
+        clips=clips,
+        phases=(Grow(0, clips, 8),),
+        optim=optim,
+        every=Every(tick=400, samples=4_000, checkpoint=4_000),
+        **more,
+    )
+
+
+ADAM = Optim(generator_lr=4e-4, critic_lr=4e-4, betas=(0.5, 0.999), ema=0.0)
+
+
+def shape_motion_vgan() -> Config:
+    """VGAN at a quarter of its width, unconditional; docs/systems.md has what comes of it."""
+    return shape_motion_of("shape-motion-vgan", vgan.Config(channels=(128, 64, 32)), "vanilla", 20_000, ADAM)
+
+
+def shape_motion_tgan() -> Config:
+    """TGAN at a quarter of its width, told the motion; docs/systems.md has what comes of it."""
+    system = tgan.Config(
+        channels_in_time=(128, 64, 64, 32),
+        channels=(128, 64, 32, 16),
+        critic_channels=(16, 32, 64, 128),
+        classes=(2,),
+    )
+    optim = Optim(rule="rmsprop", generator_lr=2e-4, critic_lr=2e-4, ema=0.0)
+    return shape_motion_of("shape-motion-tgan", system, "wgan", 20_000, optim)
+
+
+def shape_motion_tgan2() -> Config:
+    """TGANv2 at a sixteenth of its width, told the motion; docs/systems.md has what comes of it."""
+    system = tgan2.Config(
+        first=2, latents=64, channels=(64, 64, 32, 32, 16), critic_channels=(16, 32, 64, 128), classes=(2,)
+    )
+    optim = Optim(generator_lr=2e-4, critic_lr=2e-4, betas=(0.0, 0.9), ema=0.0)
+    return shape_motion_of("shape-motion-tgan2", system, "vanilla_r1", 9_600, optim, penalty=8.0)
+
+
+def shape_motion_mocogan() -> Config:
+    """MoCoGAN at a quarter of its width, told the motion; docs/systems.md has what comes of it."""
+    system = mocogan.Config(channels=(128, 64, 32), critic_channels=(32, 64, 128), classes=(2,))
+    optim = Optim(generator_lr=4e-4, critic_lr=4e-4, betas=(0.5, 0.999), weight_decay=1e-5, ema=0.0)
+    return shape_motion_of("shape-motion-mocogan", system, "vanilla", 11_200, optim)

@@ -1,0 +1,40 @@
+"""The clips that a run is trained on, from its configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .config import Config
+from .data.cache import BadCache, Cache
+from .data.loader import CachedClips, Window
+from .data.sources import NoDataSet
+from .data.strips import Strips
+from .data.synthetic import MovingShapes
+from .options import refuse
+from .train import report
+from .train.loop import Batches
+
+
+def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
+    """By position in the endless stream of clips."""
+    size, path = config.system.sizes[-1], Path(config.data)
+    if config.data == "shapes":
+        return MovingShapes(size, config.seed)
+    if not path.is_dir():
+        refuse(f'--data {config.data}: neither a folder nor "shapes"')
+    try:
+        if path.suffix == ".vgc":
+            window = Window(size[0], config.strides, config.mirror, config.short, config.left, size[2])
+            clips = CachedClips(Cache(path), window, config.seed, config.split)
+            labels = tuple(len(values) for values in clips.labels.values())
+            shown = (clips.cache.size[0], size[2]) if config.left else clips.cache.size
+            if any(have % want for have, want in zip(shown, size[1:], strict=True)):
+                have, want = ("x".join(map(str, pair)) for pair in (shown, size[1:]))
+                refuse(f"{config.data} holds frames of {have}, no multiple of the system's {want}")
+        else:
+            clips = Strips(path, size, config.seed, complain, config.shrink)
+            labels = (len(clips.classes),)
+    except (NoDataSet, BadCache) as error:
+        refuse(str(error))
+    if config.system.classes and config.system.classes != labels:
+        refuse(f"{config.data} has {labels[0] if labels else 'no'} classes, the system {config.system.classes}")
+    return clips

@@ -1,0 +1,18 @@
+"""A run's networks from its configuration: which file of models/ builds which system."""
+
+from .config import Config
+from .models import mocogan, progressive, tgan, tgan2, vgan
+from .models.system import System
+
+BUILDERS = {  # by the class of a system's configuration, where that is all there is to know
+    vgan.Config: vgan.build,
+    tgan.Config: tgan.build,
+    tgan2.Config: tgan2.build,
+    mocogan.Config: mocogan.build,
+}
+
+
+def build(config: Config) -> System:
+    if isinstance(config.system, progressive.Config):
+        return progressive.build(config.system, config.sliced, config.feature_matching)
+    return BUILDERS[type(config.system)](config.system)
