@@ -51,6 +51,40 @@ def test_parameter_counts_are_those_of_the_tables(schedule, generator, critic, t
     assert used(system, len(SCHEDULES[schedule]) - 1) == (table_generator, table_critic)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "generator", "critic", "generator_core", "critic_core"),
+    [
+        (128, 22_933_394, 22_941_313, 22_926_080, 22_931_585),
+        (256, 23_044_309, 23_052_353, 23_036_800, 23_042_369),
+        (512, 23_072_120, 23_080_225, 23_064_512, 23_070_113),
+        (1024, 23_079_115, 23_087_249, 23_071_456, 23_077_073),
+    ],
+)
+def test_parameter_counts_of_images_are_those_of_the_authors(pixels, generator, critic, generator_core, critic_core):
+    system = progressive.build(Config(rows=progressive.images(pixels), latents=512, features=512))
+    modules = system.generator, system.critics[0].module
+    assert tuple(map(count, modules)) == (generator, critic)
+    assert tuple(count(m) - count(m.rgb) for m in modules) == (generator_core, critic_core)
+    assert system.sizes[-1] == (1, pixels, pixels)
+    assert [count(layer) for layer in modules[0].rgb][:6] == [1_539, 1_539, 1_539, 1_539, 771, 387]
+    assert [count(layer) for layer in modules[1].rgb][:6] == [2_048, 2_048, 2_048, 2_048, 1_024, 512]
+
+
+def test_an_image_critic_tells_the_label_beside_its_score():
+    config = Config(rows=progressive.rows((8, 4), (1, 1)), latents=6, features=8, classes=(3, 2), labels="told")
+    system = progressive.build(config)
+    (critic,) = system.critics
+    inputs = inputs_for(system, 4, (3, 2))
+    judged = critic.module(critic.view(system.generator(inputs, Stage(1)), inputs, Stage(1)), Stage(1))
+    assert (judged.scores.shape, judged.answer.shape) == ((4,), (4, 5))
+    wanted = F.cross_entropy(judged.answer[:, :3], inputs.condition[:, 0])
+    wanted = wanted + F.cross_entropy(judged.answer[:, 3:], inputs.condition[:, 1])
+    torch.testing.assert_close(critic.task.loss(judged.answer, inputs), wanted)
+    assert (critic.task.real, critic.task.fake, critic.task.generator) == (1, 1, 1)
+    with pytest.raises(ValueError, match="the sliced head tells no labels"):
+        progressive.build(config, sliced=True)
+
+
 def test_layers_of_the_tables_have_the_counts_listed():
     system = progressive.build(Config())
     generator, critic = system.generator, system.critics[0].module

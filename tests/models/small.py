@@ -1,0 +1,53 @@
+"""A small one of every system, and what tests do with it."""
+
+import torch
+
+from vgen_fast.config import Config, Grow, Optim
+from vgen_fast.models import mocogan, progressive, tgan, tgan2, vgan
+from vgen_fast.models.progressive import Row
+from vgen_fast.models.system import Draw
+
+SYSTEMS = {
+    "progressive": progressive.Config(rows=(Row(8, 4, 4), Row(4, 2, 2)), latents=6, features=8),
+    "progressive-images": progressive.Config(
+        rows=progressive.rows((8, 4), (1, 1)), latents=6, features=8, classes=(8, 3, 4), labels="told"
+    ),
+    "vgan": vgan.Config(channels=(16, 8), first_frames=2, latents=6),
+    "vgan-one-stream": vgan.Config(channels=(16, 8), first_frames=2, latents=6, streams=1, logits=2),
+    "vgan-prediction": vgan.Config(channels=(16, 8), latents=6, form="prediction"),
+    "vgan-prediction-released": vgan.Config(channels=(16, 8), latents=6, form="prediction-released"),
+    "vgan-autoencoder": vgan.Config(channels=(16, 8), latents=6, form="autoencoder"),
+    "tgan": tgan.Config(
+        latents=6, channels_in_time=(16, 8, 8), channels=(16, 8, 8), critic_channels=(8, 8, 16), classes=(8, 3, 4)
+    ),
+    "tgan-3d": tgan.Config(
+        generator="3d", latents=6, channels_in_time=(16, 8, 8), channels=(16, 8, 8, 8), channels_3d=(16, 8, 8),
+        critic_channels=(8, 8, 16), noise=0.3,
+    ),
+    "tgan2": tgan2.Config(
+        frames=8, first=1, latents=6, channels=(16, 16, 8, 8, 8, 8, 8), critic_channels=(8, 8, 16), classes=(8, 3, 4)
+    ),
+    "mocogan": mocogan.Config(channels=(16, 8, 8), critic_channels=(8, 8, 16), classes=(8, 3, 4), category_to="both"),
+    "mocogan-infogan": mocogan.Config(channels=(16, 8, 8), critic_channels=(8, 8, 16), categories=5, noise=0.0),
+}  # fmt: skip
+
+
+def config_of(name: str, **changes) -> Config:
+    """A run of it on the moving shapes."""
+    system = SYSTEMS[name]
+    objective = {"tgan": "wgan", "tgan2": "vanilla_r1"}.get(system.name, "vanilla")
+    phases = tuple(Grow(0, 1, 8) for _ in system.sizes)
+    optim = Optim(generator_lr=1e-3, critic_lr=1e-3, rule="rmsprop" if system.name == "tgan" else "adam")
+    settings = dict(recipe=name, system=system, objective=objective, clips=64, phases=phases, optim=optim)
+    return Config(**{**settings, **changes})
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def inputs_for(system, number=4, classes=(), seed=1):
+    size = system.sizes[-1]
+    video = torch.rand(number, 3, *size, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    labels = torch.stack([torch.arange(number) % values for values in classes], dim=1) if classes else None
+    return system.draw_inputs(video, labels, Draw(seed, number, torch.arange(number), video))
