@@ -57,6 +57,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
         "scores of a run's clips and, beside them, of real ones",
         _of("evaluate", "evaluate"),
     ),
+    "finetune": ("how well a VGAN's critic learns the classes of labelled clips", _of("finetune", "finetune")),
     "compare": ("two files of scores, if they were measured in the same way", _of("evaluate", "compare")),
     "data": ("caches of clips: built from data sets as they are published, told about, checked and shown", _data),
     "review": ("25 clips at once in a browser, to throw out the bad ones", _review),

@@ -19,7 +19,8 @@ from .systems import build
 from .train import checkpoint, report, seeding
 from .train.folder import run_name
 
-SETTLING = 32  # clips of that batch
+SETTLING = 32  # clips that an untrained generator's running statistics are of
+CODES = 4_096  # real clips that a prior is made from
 GENERATE_EXAMPLES = """examples:
   python -m vgen_fast generate runs/shapes
   python -m vgen_fast generate runs/shapes --seeds 0-7,42 --out eight.gif
@@ -115,15 +116,20 @@ def numbers(text: str) -> list[int]:
     return found
 
 
+def recorded(run: Path) -> Config:
+    """The configuration of a run folder."""
+    if not (run / "config.yaml").exists():
+        refuse(f"{run} is no run folder: it has no config.yaml")
+    return from_yaml((run / "config.yaml").read_text())
+
+
 def restored(run: Path, which: str = "newest", frames: int | None = None) -> tuple[System, Config, int]:
     """A run's system with the averaged generator of the newest or best whole checkpoint, and the clips it has seen.
 
     Or "untrained": as it was before the first step, at the level that the run ends at, but for batch norm's running
     statistics: those of a batch, as without any it would make next to nothing.
     """
-    if not (run / "config.yaml").exists():
-        refuse(f"{run} is no run folder: it has no config.yaml")
-    config = from_yaml((run / "config.yaml").read_text())
+    config = recorded(run)
     if frames is not None:
         if not hasattr(config.system, "frames"):
             refuse(f"--frames: the length of a {config.system.name} generator's clips is fixed")
@@ -132,15 +138,28 @@ def restored(run: Path, which: str = "newest", frames: int | None = None) -> tup
         torch.manual_seed(config.seed)
         system = build(config)
         settle(system, config)
-        return system, config, config.clips
-    found = checkpoint.candidates(run / "checkpoints", run_name(run), report.complain)
-    if not found:
-        refuse(f"{run} holds no whole checkpoint")
-    chosen = (checkpoint.best(found, config.scores.best) or found[0]) if which == "best" else found[0]
+        return with_prior(system, config), config, config.clips
+    chosen = chosen_checkpoint(run, config, which)
     system = build(config)
     system.generator.load_state_dict(checkpoint.tensors(chosen, "average.safetensors"), strict=True)
     system.generator.eval()
-    return system, config, chosen.clips_seen
+    return with_prior(system, config), config, chosen.clips_seen
+
+
+def with_prior(system: System, config: Config) -> System:
+    """Its codes drawn from what it makes of the first real clips, where it has no latents of its own."""
+    if system.prior is None:
+        return system
+    clips = dataset(config)
+    shown = (clips(rows, config.system.sizes[-1])[0] / 127.5 - 1 for rows in torch.arange(CODES).split(64))
+    return replace(system, draw_inputs=system.prior(shown), sees=False)
+
+
+def chosen_checkpoint(run: Path, config: Config, which: str = "newest") -> checkpoint.Checkpoint:
+    found = checkpoint.candidates(run / "checkpoints", run_name(run), report.complain)
+    if not found:
+        refuse(f"{run} holds no whole checkpoint")
+    return (checkpoint.best(found, config.scores.best) or found[0]) if which == "best" else found[0]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ with B (levels coarse to fine; a video and its mask). Only the system's own view
     DVD-GAN, TrIVD-GAN          views shrink or crop; one Critic more
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -131,6 +131,9 @@ class Term:
     value: Callable[[Clip, Clip, Inputs, Stage], Tensor]  # (fake, real, inputs, stage) -> scalar
 
 
+DrawInputs = Callable[[Tensor, Tensor | None, Draw], Inputs]  # (real videos, their labels or None, draw)
+
+
 def as_it_is(clips: Tensor, inputs: Inputs, stage: Stage) -> Clip:
     return clips
 
@@ -138,10 +141,11 @@ def as_it_is(clips: Tensor, inputs: Inputs, stage: Stage) -> Clip:
 @dataclass(frozen=True)
 class System:
     generator: nn.Module  # (inputs, stage) -> clip
-    draw_inputs: Callable[[Tensor, Tensor | None, Draw], Inputs]  # (real videos, their labels or None, draw)
+    draw_inputs: DrawInputs
     critics: tuple[Critic, ...]
     sizes: tuple[tuple[int, int, int], ...]  # (T, H, W) of the generator's videos, a row for each level
     real: Callable[[Tensor, Inputs, Stage], Clip] = as_it_is  # real videos of that size, made what the generator makes
     video: Callable[[Clip], Tensor] = lambda clip: clip  # the video of a clip that the generator made
     terms: tuple[Term, ...] = ()
     sees: bool = False  # whether draw_inputs looks at the real videos, and not only at how many there are
+    prior: Callable[[Iterator[Tensor]], DrawInputs] | None = None  # from real videos, to sample a trained one with

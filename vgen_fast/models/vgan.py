@@ -12,6 +12,7 @@ autoencoder's distance is the mean square.
 Legend: B clips, C channels, T frames, Z latent numbers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -20,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import singular_values
+from ..layers import gaussian_mixture, singular_values
 from ..layers.batch_norm import BatchNorm
 from ..layers.segment import Segment
-from .system import Clip, Constraint, Critic, Draw, Inputs, Stage, System, Term
+from .system import Clip, Constraint, Critic, Draw, DrawInputs, Inputs, Stage, System, Term
 
 SLOPE = 0.2
 
@@ -38,6 +39,7 @@ class Config:
     latents: int = 100
     logits: Literal[1, 2] = 1
     sparsity: float = 0.1  # weight of the mask's mean
+    components: int = 256  # of the mixture that an autoencoder's codes are drawn from
     likeness: float = 10.0  # weight of the L1 between a prediction's first frame and what it was made from
     clip_singular_values: bool = False  # "VGAN (SVC)" of TGAN's table
 
@@ -101,7 +103,7 @@ class Generator(nn.Module):
         self.streams = Streams(cfg)
 
     def forward(self, inputs: Inputs, stage: Stage) -> Clip:
-        if self.encoder is None:
+        if inputs.condition is None:
             return self.streams(inputs.latents)
         return self.streams(self.encoder(inputs.condition).flatten(1))
 
@@ -162,6 +164,18 @@ class Score(VideoCritic):
         return logits[:, -1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
 
 
+class Classifier(nn.Module):
+    """The critic's features, half of their channels left out at random, and K classes in place of the score."""
+
+    def __init__(self, cfg: Config, classes: int):
+        super().__init__()
+        critic = VideoCritic(cfg, classes)
+        self.features, self.dropout, self.last = critic.features, nn.Dropout3d(0.5), critic.last
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.last(self.dropout(self.features(video))).flatten(1)  # [B, K]
+
+
 def video_of(clip: Clip) -> Tensor:
     return clip[0] if isinstance(clip, tuple) else clip
 
@@ -190,6 +204,12 @@ def build(cfg: Config) -> System:
         none = video.new_zeros(len(video), 0)
         return Inputs(none, video if cfg.form == "autoencoder" else video[:, :, 0])
 
+    @torch.no_grad()
+    def prior(videos: Iterator[Tensor]) -> DrawInputs:
+        codes = torch.cat([generator.encoder(video).flatten(1) for video in videos])
+        mixture = gaussian_mixture.fit(codes, cfg.components)
+        return lambda video, labels, draw: Inputs(mixture.sample(draw.normal(cfg.latents), draw.uniform()))
+
     def mask(fake: Clip, real: Clip, inputs: Inputs, stage: Stage) -> Tensor:
         return fake[1].mean()
 
@@ -211,5 +231,13 @@ def build(cfg: Config) -> System:
         constraint = Constraint(weights=lambda steps: singular_values.clip(critic, steps))
     view = lambda clip, inputs, stage: video_of(clip)  # noqa: E731
     critics = () if cfg.form == "autoencoder" else (Critic("video", critic, view, constraint=constraint),)
-    sees = cfg.form != "gan"
-    return System(generator, draw_inputs, critics, cfg.sizes, video=video_of, terms=terms, sees=sees)
+    return System(
+        generator,
+        draw_inputs,
+        critics,
+        cfg.sizes,
+        video=video_of,
+        terms=terms,
+        sees=cfg.form != "gan",
+        prior=prior if cfg.form == "autoencoder" else None,
+    )
