@@ -1,4 +1,4 @@
-"""`generate` and `interpolate`: videos from the averaged generator of a run."""
+"""`generate`: videos from the averaged generator of a run, and what else samples it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +25,6 @@ GENERATE_EXAMPLES = """examples:
   python -m vgen_fast generate runs/shapes
   python -m vgen_fast generate runs/shapes --seeds 0-7,42 --out eight.gif
   python -m vgen_fast generate runs/shapes --labels clockwise,square,red --out red.png"""
-INTERPOLATE_EXAMPLES = """examples:
-  python -m vgen_fast interpolate runs/shapes --seeds 1,2
-  python -m vgen_fast interpolate runs/shapes --seeds 1,2,3,4 --steps 12 --out walks.mp4
-  python -m vgen_fast interpolate runs/shapes --seeds 1,2 --labels left,disc,blue --out walk.gif"""
 
 
 class Output(Settings):
@@ -53,13 +49,6 @@ class Generate(Output):
     """Longer or shorter clips than those it was trained on, of a generator that goes on frame by frame."""
 
 
-class Interpolate(Output):
-    seeds: str = "0,1"
-    """Pairs of seeds, joined by commas: from the first to the second, from the third to the fourth."""
-    steps: int = Field(6, gt=1)
-    """Videos from one end to the other, both included."""
-
-
 def generate(words: list[str]) -> int:
     command, run = understood(Generate(), "generate", "Videos from a trained generator.", GENERATE_EXAMPLES, words)
     if run is None:
@@ -68,27 +57,6 @@ def generate(words: list[str]) -> int:
     system, config, clips_seen = restored(run, command.checkpoint, command.frames)
     inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, command.labels), command.truncation)
     return finish(videos(system, config, inputs, clips_seen), command, seeds, command.columns)
-
-
-def interpolate(words: list[str]) -> int:
-    intro = "Videos along straight lines between latents (Appendix B); labels are those of each line's first end."
-    command, run = understood(Interpolate(), "interpolate", intro, INTERPOLATE_EXAMPLES, words)
-    if run is None:
-        return 0
-    seeds = numbers(command.seeds)
-    if len(seeds) % 2:
-        refuse(f"--seeds wants pairs, got {len(seeds)} seeds")
-    system, config, clips_seen = restored(run, command.checkpoint)
-    first, last = (
-        inputs_of(system, config, ends, chosen_labels(config, seeds[::2], command.labels))
-        for ends in (seeds[::2], seeds[1::2])
-    )
-    line = first.each(lambda tensor: tensor.repeat_interleave(command.steps, dim=0))
-    share = torch.linspace(0, 1, command.steps)[:, None]
-    between = torch.lerp(first.latents.flatten(1)[:, None], last.latents.flatten(1)[:, None], share)
-    inputs = replace(line, latents=between.reshape(line.latents.shape))
-    firsts = [seed for seed in seeds[::2] for _ in range(command.steps)]
-    return finish(videos(system, config, inputs, clips_seen), command, firsts, command.steps)
 
 
 def understood(command: Output, verb: str, intro: str, examples: str, words: list[str]) -> tuple[Output, Path | None]:

@@ -34,7 +34,7 @@ SYSTEMS = {
 
 def config_of(name: str, **changes) -> Config:
     """A run of it on the moving shapes."""
-    system = SYSTEMS[name]
+    system = changes.pop("system", SYSTEMS[name])
     objective = {"tgan": "wgan", "tgan2": "vanilla_r1"}.get(system.name, "vanilla")
     phases = tuple(Grow(0, 1, 8) for _ in system.sizes)
     optim = Optim(generator_lr=1e-3, critic_lr=1e-3, rule="rmsprop" if system.name == "tgan" else "adam")
