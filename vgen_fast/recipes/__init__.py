@@ -7,6 +7,7 @@ from . import mocogan, pgan, progressive, shapes, tgan, tgan2, vgan
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapes": shapes.shapes,
+    "vgan-shapes": shapes.vgan_shapes,
     "shape-motion": shapes.shape_motion,
     "shape-motion-vgan": shapes.shape_motion_vgan,
     "shape-motion-tgan": shapes.shape_motion_tgan,

@@ -27,14 +27,22 @@ def shapes() -> Config:
     )
 
 
+def vgan_shapes() -> Config:
+    """VGAN at a quarter of its width on the built-in videos, not their labels; `finetune` asks what it has learned."""
+    config = shape_motion_of(
+        "vgan-shapes", vgan.Config(channels=(128, 64, 32), first_frames=1), "vanilla", 24_000, ADAM
+    )
+    return config.model_copy(update={"data": "shapes", "shrink": "mean"})
+
+
 def shape_motion() -> Config:
-    """MoCoGAN's shape-motion set (--data FOLDER with folders 0 and 1 of strips), 16x32x32, half an hour on a CPU core.
+    """MoCoGAN's shape-motion set (--data FOLDER with folders 0 and 1 of strips), 16x32x32, 20 minutes on a CPU core.
 
     Windows of 16 frames and 32x32 pixels that hold the whole motion, so that shapes keep their edges and one colour.
     Labelled by motion: 0 is up and down, 1 is to the sides. docs/systems.md has what comes of it.
     """
     system = System(rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,))
-    phases = (Grow(0, 1_600, 8), Grow(800, 1_600, 8), Grow(1_200, 2_000, 8), Grow(1_600, 11_200, 8, halving=6_000))
+    phases = (Grow(0, 1_600, 8), Grow(800, 1_600, 8), Grow(1_200, 2_000, 8), Grow(1_600, 6_200, 8, halving=3_500))
     return Config(
         recipe="shape-motion",
         system=system,
@@ -43,7 +51,7 @@ def shape_motion() -> Config:
         penalty_every=4,
         data="shapes-strips",
         shrink="crop",
-        clips=20_000,
+        clips=15_000,
         phases=phases,
         optim=shapes().optim,
         every=shapes().every,
