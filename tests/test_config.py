@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from vgen_fast.config import from_yaml
 from vgen_fast.options import Refused, changed
 from vgen_fast.recipes import RECIPES
+from vgen_fast.train.schedule import rates_at
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -57,3 +58,49 @@ def test_length_and_intervals_do_not_change_the_digest_and_all_else_does():
     assert same.digest() == config.digest()
     for path, value in ((("seed",), 4), (("objective",), "hinge"), (("optim", "ema"), 0.5), (("batch",), 16)):
         assert changed(config, {path: value}).digest() != config.digest()
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "batch", "rates", "more"),
+    [
+        ("vgan-golf", 65_000, 64, 2e-4, {"rule": "adam", "betas": (0.5, 0.999)}),
+        ("vgan-golf-prediction", 65_000, 32, 2e-4, {"rule": "adam", "betas": (0.5, 0.999)}),
+        ("tgan-ucf101", 100_000, 32, 5e-5, {"rule": "rmsprop", "eps": 1e-8}),
+        ("tgan2-ucf101", 100_000, 128, 1e-4, {"rule": "adam", "betas": (0.0, 0.9), "eps": 8e-8}),
+        ("mocogan-ucf101", 100_000, 32, 2e-4, {"rule": "adam", "betas": (0.5, 0.999), "weight_decay": 1e-5}),
+    ],
+)
+def test_published_recipes_have_their_steps_batches_and_optimizers(name, steps, batch, rates, more):
+    config = RECIPES[name]()
+    (phase,) = config.schedule()
+    assert (config.clips // phase.batch, phase.batch) == (steps, batch)
+    assert (phase.critic_rate, phase.generator_rate) == (rates, rates)
+    assert {key: getattr(config.optim, key) for key in more} == more
+
+
+def test_tgan2s_rates_fall_to_nothing_at_the_end():
+    config = RECIPES["tgan2-ucf101"]()
+    rates = [rates_at(config.schedule(), clips)[0] for clips in (0, config.clips // 2, config.clips)]
+    assert rates == pytest.approx([1e-4, 5e-5, 0])
+
+
+def test_images_of_actions_have_the_table_of_the_thesis():
+    config = RECIPES["pgan-billiard-512"]()
+    per_level = [phase.fade_clips + phase.stable_clips for phase in config.schedule()]
+    assert per_level == [300_000, *[600_000] * 6, 4_000_000]
+    assert config.clips == 7_900_000
+    assert [phase.fade_clips for phase in config.schedule()] == [0, *[300_000] * 7]
+    assert [phase.batch for phase in config.schedule()] == [512, 256, 128, 64, 32, 16, 16, 16]
+    assert config.mirror
+
+
+def test_an_objective_of_the_sliced_head_is_of_the_progressive_system_alone():
+    with pytest.raises(Refused, match="objective swgan is of the progressive system's critic, this one is vgan"):
+        changed(RECIPES["vgan-golf"](), {("objective",): "swgan"})
+
+
+def test_a_record_of_another_system_is_read_as_that_system():
+    config = RECIPES["mocogan-mug"]()
+    assert from_yaml(config.yaml()).system == config.system
+    with pytest.raises(ValidationError, match="moco-gan"):
+        from_yaml(config.yaml().replace("name: mocogan", "name: moco-gan"))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from vgen_fast.systems import build
 from vgen_fast.train import checkpoint, loop
 from vgen_fast.train.__main__ import build as with_training
 from vgen_fast.train.__main__ import phases_of
+from vgen_fast.train.memory import foretold
 
 from .small import SYSTEMS, config_of, inputs_for
 
@@ -84,6 +86,19 @@ def test_it_goes_on_from_a_checkpoint_bit_by_bit(name, tmp_path):
     checkpoint.load(saved, again)
     take(again, training, 2, batches=MovingShapes(config.system.sizes[-1], 3))
     assert same(bits(again), bits(straight))
+
+
+@every_system
+def test_what_a_step_holds_is_foretold_and_recomputing_holds_no_more(name):
+    config = config_of(name)
+    phases = phases_of(config)
+    needs = [
+        foretold(lambda: with_training(config, phases), replace(phases[-1], recompute=how), len(config.system.classes))
+        for how in ("nothing", "all")
+    ]
+    weights_alone = sum(4 * p.numel() for module in loop.networks(build(config)).values() for p in module.parameters())
+    assert 2 * weights_alone < needs[0]
+    assert needs[1] <= 1.2 * needs[0]  # of networks as small as these weights and moments are the most
 
 
 @every_system
