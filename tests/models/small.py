@@ -6,6 +6,9 @@ from vgen_fast.config import Config, Grow, Optim
 from vgen_fast.models import mocogan, progressive, tgan, tgan2, vgan
 from vgen_fast.models.progressive import Row
 from vgen_fast.models.system import Draw
+from vgen_fast.train import loop
+from vgen_fast.train.__main__ import build as with_training
+from vgen_fast.train.__main__ import phases_of
 
 SYSTEMS = {
     "progressive": progressive.Config(rows=(Row(8, 4, 4), Row(4, 2, 2)), latents=6, features=8),
@@ -40,6 +43,13 @@ def config_of(name: str, **changes) -> Config:
     optim = Optim(generator_lr=1e-3, critic_lr=1e-3, rule="rmsprop" if system.name == "tgan" else "adam")
     settings = dict(recipe=name, system=system, objective=objective, clips=64, phases=phases, optim=optim)
     return Config(**{**settings, **changes})
+
+
+def begun(config, dtype=torch.float32):
+    system, training = with_training(config, phases_of(config))
+    for module in loop.networks(system).values():
+        module.to(dtype)
+    return loop.start(system, training), training
 
 
 def count(module: torch.nn.Module) -> int:

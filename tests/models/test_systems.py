@@ -21,17 +21,10 @@ from vgen_fast.train.__main__ import build as with_training
 from vgen_fast.train.__main__ import phases_of
 from vgen_fast.train.memory import foretold
 
-from .small import SYSTEMS, config_of, inputs_for
+from .small import SYSTEMS, begun, config_of, inputs_for
 
 ROOT = Path(__file__).resolve().parents[2]
 every_system = pytest.mark.parametrize("name", list(SYSTEMS))
-
-
-def begun(config, dtype=torch.float32):
-    system, training = with_training(config, phases_of(config))
-    for module in loop.networks(system).values():
-        module.to(dtype)
-    return loop.start(system, training), training
 
 
 def steps(config, count=2, dtype=torch.float32, **how):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.models.small import begun, config_of
 from vgen_fast.data.synthetic import MovingShapes
 from vgen_fast.models import progressive
 from vgen_fast.train import loop
@@ -289,3 +290,27 @@ def test_the_same_seed_gives_the_same_bits():
         runs.append((hexes(take(state, training, 3)), weights(state)))
     assert runs[0][0] == runs[1][0]
     assert same(runs[0][1], runs[1][1])
+
+
+def test_a_task_is_added_to_the_losses_of_its_critic_and_of_the_generator():
+    """By its weights on real clips and on fakes, and in the generator's loss; with none of them nothing changes."""
+
+    def first_step(real, fake, own):
+        state, training = begun(config_of("mocogan"))
+        frames, video = state.system.critics
+        task = replace(video.task, real=real, fake=fake, generator=own)
+        state.system = replace(state.system, critics=(frames, replace(video, task=task)))
+        return take(state, training, batches=MovingShapes((16, 32, 32), 3))[0]
+
+    none, on_real, on_fake, asked = (first_step(*w) for w in ((0, 0, 0), (1, 0, 0), (0, 2, 0), (0, 0, 3)))
+    for taught in (on_real, on_fake):
+        assert taught["video/category"] > 1
+        torch.testing.assert_close(taught["video/loss"], none["video/loss"] + taught["video/category"])
+    torch.testing.assert_close(asked["generator/loss"], none["generator/loss"] + 3 * asked["generator/category"])
+    assert "generator/category" not in on_real
+
+
+@pytest.mark.parametrize("objective", ["wgan", "wgan_clip"])
+def test_a_loss_that_is_a_distance_is_no_sign_of_divergence(objective):
+    assert OBJECTIVES[objective].distance
+    assert sum(objective.distance for objective in OBJECTIVES.values()) == 2

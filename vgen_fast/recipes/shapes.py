@@ -90,8 +90,8 @@ def shape_motion_tgan() -> Config:
         critic_channels=(16, 32, 64, 128),
         classes=(2,),
     )
-    optim = Optim(rule="rmsprop", generator_lr=2e-4, critic_lr=2e-4, ema=0.0)
-    return shape_motion_of("shape-motion-tgan", system, "wgan", 20_000, optim)
+    optim = Optim(rule="rmsprop", generator_lr=2e-4, critic_lr=1e-4, ema=0.0)
+    return shape_motion_of("shape-motion-tgan", system, "wgan", 20_000, optim, diverged="go-on")
 
 
 def shape_motion_tgan2() -> Config:

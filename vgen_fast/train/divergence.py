@@ -6,8 +6,9 @@ collapse to zero and an explosion are as far. A fast mean of x over some 15 step
 diverged when one signal was farther than 0.7 + 3 d off (a factor of two and more) for 20 steps on end.
 
 The numbers are the ones that see the most of 20 recorded failures with one false alarm in 10,000 healthy steps
-(tests/train/test_divergence.py); they were chosen on those. The means are part of the state, and start anew with every
-structure: where a level starts to fade in, and where it is stable.
+(tests/train/test_divergence.py); they were chosen on those, which are of Adam. A critic's loss that is a distance and
+no more (wgan, wgan_clip) is not watched by a run: it falls by far where the generator gets nearer. The means are
+part of the state, and start anew with every structure: where a level starts to fade in, and where it is stable.
 """
 
 import math

@@ -189,7 +189,8 @@ class Step:
             loss = objective.critic(scores_real, scores_fake)
             if task := critic.task:
                 asked = [(task.real, real), (task.fake, fake)]
-                solved = sum(weight * task.loss(judged.answer, inputs) for weight, judged in asked if weight)
+                each = (weight * task.loss(judged.answer, inputs) for weight, judged in asked if weight)
+                solved = sum(each, self.like.new_zeros(()))
                 self.note(f"{critic.name}/{task.name}", solved, share)
                 loss = loss + solved
             self.note(f"{critic.name}/loss", loss, share)

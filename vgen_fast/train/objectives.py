@@ -16,6 +16,7 @@ class Objective:
     generator: Callable[[Tensor], Tensor]  # (fake scores) -> loss
     penalty: Penalty | None = None
     clip: float | None = None  # of the critic's weights, after each of its steps
+    distance: bool = False  # whether the critic's loss is one, which falls where the generator gets nearer
 
 
 def low_is_fake(real: Tensor, fake: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ OBJECTIVES = {
         lambda fake: fake.square().mean() / 2,
     ),
     "hinge": Objective(lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), raise_scores),
-    "wgan": Objective(low_is_fake, raise_scores),  # where a constraint bounds the critic's slope
-    "wgan_clip": Objective(low_is_fake, raise_scores, clip=0.01),
+    "wgan": Objective(low_is_fake, raise_scores, distance=True),  # where a constraint bounds the critic's slope
+    "wgan_clip": Objective(low_is_fake, raise_scores, clip=0.01, distance=True),
     "wgan_gp": Objective(with_drift, raise_scores, penalties.gradient_penalty()),
     # The authors' code: low on real clips, the other way round than eq. 5.2.
     "swgan": Objective(

@@ -340,7 +340,8 @@ class Run:
 
     def diverged(self, values: dict[str, float]) -> bool:
         """Whether finite numbers have left the road, and the run shall go back for it."""
-        found = divergence.see(self.state.signals, values)
+        free = {f"{name}/loss" for name, objective in self.training.objectives.items() if objective.distance}
+        found = divergence.see(self.state.signals, {name: value for name, value in values.items() if name not in free})
         if found:
             self.event("diverged", signals=found, clips_seen=self.state.clips_seen)
             self.state.signals = {}
