@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vgen_fast import ops
 from vgen_fast.config import Config
-from vgen_fast.layers.batch_norm import BatchNorm
+from vgen_fast.layers.singular_values import bound_scales
 from vgen_fast.models.system import Draw, Stage, System, scores_of
 from vgen_fast.recipes import RECIPES
 from vgen_fast.systems import build
@@ -151,10 +151,7 @@ def plain_optimizer(config: Config, module: torch.nn.Module) -> torch.optim.Opti
 
 @torch.no_grad()
 def clip_by_svd(critic: torch.nn.Module) -> None:
-    for module in critic.modules():
-        if isinstance(module, BatchNorm):
-            most = (module.variance + module.eps).sqrt()
-            module.weight.copy_(module.weight.clamp(most / 100, most))
+    bound_scales(critic)
     for weight in critic.parameters():
         if weight.ndim >= 4:
             u, s, vh = torch.linalg.svd(weight.flatten(1), full_matrices=False)

@@ -26,14 +26,20 @@ def clipped(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip(critic: nn.Module, steps: int) -> None:
-    """Every fifth step: weights of convolutions; scales of batch norm into [s / 100, s], s the running deviation."""
-    if steps % EVERY:
-        return
+def bound_scales(critic: nn.Module) -> None:
+    """Of batch norm, into [s / 100, s], s the running deviation."""
     for module in critic.modules():
         if isinstance(module, BatchNorm):
             most = (module.variance + module.eps).sqrt()
             module.weight.copy_(module.weight.clamp(most / 100, most))
+
+
+@torch.no_grad()
+def clip(critic: nn.Module, steps: int) -> None:
+    """Every fifth step: weights of convolutions, and scales of batch norm."""
+    if steps % EVERY:
+        return
+    bound_scales(critic)
     for weight in critic.parameters():
         if weight.ndim >= 4:
             weight.copy_(clipped(weight))
