@@ -40,15 +40,15 @@ def run(*words: object) -> None:
 
 
 def trained(folder: Path, data: Path, recipe: str) -> float:
-    """Minutes of processor time; those of a run that was there already are in its folder."""
+    """Minutes of processor time, since the last interruption."""
     out, clock = folder / recipe, folder / recipe / "minutes.json"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run("vgen_fast.train", recipe, "--data", data, "--outdir", out)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    taken = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
-    taken += json.loads(clock.read_text()) if clock.exists() else 0.0
-    clock.write_text(json.dumps(taken))
-    return taken
+    if not clock.exists():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run("vgen_fast.train", recipe, "--data", data, "--outdir", out)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
+        clock.write_text(json.dumps(taken))
+    return json.loads(clock.read_text())
 
 
 def scored(out: Path, classifier: Path, clips: int) -> dict[str, dict]:
@@ -89,12 +89,12 @@ def main() -> None:
         made = out / "shown.npz"
         run("vgen_fast", "generate", out, "--seeds", SEEDS, "--out", made)
         with np.load(made) as file:
-            strips.append(write.enlarge(file["videos"][:, ::2], 2))
+            strips.append(write.strip(write.enlarge(file["videos"][:, ::4], 2)))
     rows.append(["real clips", "", "", *(cell(real, name, "real") for name in SCORES.values())])
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join("| " + " | ".join(row) + " |" for row in lines) + "\n"
     (given.out / "table.md").write_text(table)
-    write.png(given.out / "strips.png", write.strip(np.concatenate(strips)))
+    write.png(given.out / "strips.png", np.concatenate(strips, axis=1))
     print(table)
 
 

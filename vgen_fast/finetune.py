@@ -37,7 +37,7 @@ EXAMPLES = f"""examples:
   {PROGRAM} runs/vgan-golf --data ucf101.vgc --splits 1,2,3   # the paper's protocol: 52.1%, drawn weights 36.7%
   {PROGRAM} runs/vgan-golf --data ucf101.vgc --start frozen"""
 Start = Literal["critic", "drawn", "frozen"]
-POOL, TEST, OTHERS = 2_000, 800, 1  # built-in clips that have labels, of the test, and what is added to their seed
+POOL, TEST, OTHERS = 400, 800, 1  # built-in clips that have labels, of the test, and what is added to their seed
 CLIPS = 10  # of a test video, evenly spaced, whose probabilities are averaged
 TOGETHER = 64  # clips that are looked at at once
 
