@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from tests.models.small import config_of, count
 from vgen_fast import cli, finetune, recipes, sample
+from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.models import vgan
 from vgen_fast.train.__main__ import main
 
@@ -40,6 +41,28 @@ def test_all_three_ways_are_tried_and_written_down(trained, tmp_path, capsys):
     assert set(found["accuracy"]) == {"critic", "drawn", "frozen"}
     assert found["share"] == 0.02
     assert found["clips_seen"] == 16
+
+
+def test_published_splits_of_a_cache_are_learned_one_after_the_other(trained, tmp_path, capsys):
+    """Videos of light and of dark frames, some shorter than a clip; a video's test is ten clips of it."""
+    writer, rng = Writer(tmp_path / "a.vgc", (16, 16), {}), np.random.default_rng(0)
+    for n in range(24):
+        frames = rng.integers(0, 60, (5 + n, 16, 16, 3), dtype=np.uint8) + np.uint8(180 * (n % 2))
+        split = f"{'test' if n % 6 > 3 else 'train'}{1 + n // 12}"
+        writer.add(str(n), [(Clip(str(n), label=n % 2, split=split), frames)])
+    writer.finish({"light": ("dark", "bright")}, {})
+    words = ["--data", str(tmp_path / "a.vgc"), "--splits", "1,2", "--steps", "40", "--batch", "8"]
+    assert cli.main(["finetune", str(trained / "vgan"), *words, "--out", str(tmp_path / "a.json")]) == 0
+    said = capsys.readouterr().out
+    assert "split 1, critic: 100.0% of 4 videos, 100.0% by their central clips" in said
+    assert "mean of 2 splits, critic: 100.0%" in said
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["accuracy"]["frozen"] == {"video": 1, "centre": 1}
+    config = sample.recorded(trained / "vgan")
+    clips = finetune.labelled(config, finetune.Command(data=str(tmp_path / "a.vgc")), "1")
+    read, label = clips.test[0]
+    assert (tuple(read().shape), label) == ((10, 3, 8, 16, 16), 0)
+    assert cli.main(["finetune", str(trained / "vgan"), "--data", str(tmp_path / "a.vgc"), "--splits", "3"]) == 2
 
 
 def test_the_critics_features_are_what_it_starts_from(trained):

@@ -8,8 +8,9 @@ Legend: B clips, T frames, K classes, D features.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,7 @@ class Labelled:
 
     batches: Batches
     count: int
-    test: list[tuple[Tensor, int]]  # uint8 [clips, 3, T, H, W] of a video, and its class
+    test: list[tuple[Callable[[], Tensor], int]]  # reads uint8 [clips, 3, T, H, W] of a video; its class
     classes: int
     place: int  # of the label
 
@@ -143,22 +144,23 @@ def labelled(config: Config, command: Command, split: str) -> Labelled:
     place, size = list(train.labels).index(label), config.system.sizes[0]
     if isinstance(train, CachedClips):
         tested = dataset(config.model_copy(update={**settings, "split": f"test{split}"}))
-        videos = [spread(tested, clip, size) for clip in tested.chosen.tolist()]
+        numbers = tested.chosen.tolist()
+        videos = [(partial(spread, tested, clip, size), int(tested.cache.label[clip])) for clip in numbers]
     else:
         others = dataset(config.model_copy(update={**settings, "seed": command.seed + OTHERS}))
         video, labels = others(torch.arange(TEST), size)
-        videos = [(clip[None], int(row[place])) for clip, row in zip(video, labels, strict=True)]
+        videos = [(partial(clip.__getitem__, None), int(row[place])) for clip, row in zip(video, labels, strict=True)]
     count = max(1, round(command.share * (train.count or POOL)))
     return Labelled(train, count, videos, len(train.labels[label]), place)
 
 
-def spread(clips: CachedClips, clip: int, size: tuple[int, int, int]) -> tuple[Tensor, int]:
+def spread(clips: CachedClips, clip: int, size: tuple[int, int, int]) -> Tensor:
     """Ten clips of a video of a cache, evenly spaced; the last frame is repeated where there are too few."""
     frames = np.array(clips.cache.read(clip))
     video = transforms.shrink(transforms.to_video(torch.from_numpy(frames))[None], (len(frames), *size[1:]))[0]
     starts = torch.linspace(0, max(len(frames) - size[0], 0), CLIPS).round().long()
     rows = (starts[:, None] + torch.arange(size[0])).clamp_max(len(frames) - 1)
-    return video[:, rows].transpose(0, 1), int(clips.cache.label[clip])
+    return video[:, rows].transpose(0, 1)
 
 
 def learned(start: Start, cfg: vgan.Config, weights: dict, clips: Labelled, command: Command) -> tuple[float, float]:
@@ -208,11 +210,11 @@ def regress(network: Told, clips: Labelled, decay: float) -> None:
 
 
 @torch.no_grad()
-def tested(network: Told, videos: list[tuple[Tensor, int]]) -> tuple[float, float]:
+def tested(network: Told, videos: list[tuple[Callable[[], Tensor], int]]) -> tuple[float, float]:
     network.eval()
     centre, whole = [], []
     for start in range(0, len(videos), TOGETHER):
-        some = videos[start : start + TOGETHER]
+        some = [(read(), label) for read, label in videos[start : start + TOGETHER]]
         parts = network(torch.cat([clips for clips, _ in some])).softmax(dim=1).split([len(clips) for clips, _ in some])
         for found, (_, label) in zip(parts, some, strict=True):
             centre.append(int(found[len(found) // 2].argmax()) == label)

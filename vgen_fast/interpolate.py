@@ -49,16 +49,18 @@ def interpolate(words: list[str]) -> int:
         return 0
     seeds = numbers(command.seeds or ("0-99" if command.pairs else "0,1"))
     system, config, clips_seen = restored(run, command.checkpoint)
-    of_images = config.system.sizes[-1][0] == 1
+    of_images, asked = config.system.sizes[-1][0] == 1, command.labels
     if command.pairs:
         if not of_images or config.system.sizes[-1][1] < SMALLEST:
             refuse(f"--pairs are of a generator of images of {SMALLEST} pixels at least")
-        made = videos(system, config, inputs_of(system, config, seeds, same_labels(config, seeds, command)), clips_seen)
-        seeds = alike(seeds, made[:, 0], config, command.pairs)
+        if asked is None and config.system.classes:  # one scene has one label: the first seed's
+            asked = ",".join(map(str, chosen_labels(config, seeds[:1], None)[0].tolist()))
+        inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, asked))
+        seeds = alike(seeds, videos(system, config, inputs, clips_seen)[:, 0], config, command.pairs)
     if len(seeds) % 2:
         refuse(f"--seeds wants pairs, got {len(seeds)} seeds")
     steps = command.steps or (32 if of_images else 6)
-    labels = same_labels(config, seeds[::2], command)
+    labels = chosen_labels(config, seeds[::2], asked)
     first, last = (inputs_of(system, config, ends, labels) for ends in (seeds[::2], seeds[1::2]))
     line = first.each(lambda tensor: tensor.repeat_interleave(steps, dim=0))
     between = (slerp if command.path == "slerp" else straight)(first.latents.flatten(1), last.latents.flatten(1), steps)
@@ -68,13 +70,6 @@ def interpolate(words: list[str]) -> int:
         tell_coherence(frames, config)
         return finish(frames, command, seeds[::2], command.columns)
     return finish(frames, command, [seed for seed in seeds[::2] for _ in range(steps)], steps)
-
-
-def same_labels(config: Config, seeds: list[int], command: Interpolate) -> Tensor | None:
-    """Those of the first seed for all, where pairs are chosen: they show the same scene."""
-    if command.labels is None and command.pairs and config.system.classes:
-        return chosen_labels(config, seeds[:1], None).expand(len(seeds), -1)
-    return chosen_labels(config, seeds, command.labels)
 
 
 def straight(first: Tensor, last: Tensor, steps: int) -> Tensor:
