@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def parts_of(row: Row) -> tuple[System, loop.Training, Config, Stage]:
     config = RECIPES[row.recipe]()
     system = build(config)
     phases = config.model_copy(update={"batch": row.batch}).schedule()
-    phase = phases[row.level]
+    phase = replace(phases[row.level], fade_clips=0)  # the level alone
     return system, training_of(config, system, (phase,)), config, Stage(row.level)
 
 
