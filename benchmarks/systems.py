@@ -3,7 +3,8 @@
 
 Eager is the step as one writes it down: the convolutions and everything around them as torch functions, every network's
 gradients on, PyTorch's Adam or RMSprop, penalties by autograd, singular values by a whole decomposition. The sides take
-turns in one process on the same clips; a figure is the median, and both must start with the same losses.
+turns in one process on the same clips; a figure is the median, of TGAN the mean, as every fifth of its steps clips; both
+must start with the same losses.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def _of(module: str, verb: str) -> Callable[[list[str]], int]:
 VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
     "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _of("sample", "generate")),
-    "interpolate": ("videos along straight lines between latents", _of("interpolate", "interpolate")),
+    "interpolate": ("videos along lines or arcs between latents", _of("interpolate", "interpolate")),
     "evaluate": (
         "scores of a run's clips and, beside them, of real ones",
         _of("evaluate", "evaluate"),

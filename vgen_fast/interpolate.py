@@ -43,7 +43,7 @@ class Interpolate(Output):
 
 
 def interpolate(words: list[str]) -> int:
-    intro = "Videos along straight lines between latents (Appendix B); labels are those of each line's first end."
+    intro = "Videos along lines or arcs between latents (Appendix B); labels are those of each line's first end."
     command, run = understood(Interpolate(), "interpolate", intro, EXAMPLES, words)
     if run is None:
         return 0
