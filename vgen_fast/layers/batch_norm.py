@@ -60,7 +60,9 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if _total is not None and self.training:
             return self.together(x)
-        kept = (None, None) if self.training and segment.again() else (self.mean, self.variance)
+        kept = (self.mean, self.variance)
+        if self.training and segment.again():
+            kept = tuple(t.clone() for t in kept)  # counted once, in the first pass
         return F.batch_norm(x, *kept, self.weight, self.bias, self.training, self.momentum, self.eps)
 
     def together(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from .. import ops
 from ..ops import autocast
@@ -26,7 +27,30 @@ def again() -> bool:
     return _again
 
 
-class Segment(nn.Sequential):
+@contextmanager
+def _second_time() -> Iterator[None]:
+    global _again
+    before, _again = _again, True
+    try:
+        yield
+    finally:
+        _again = before
+
+
+class Recomputed(nn.Module):
+    """Of a generator, which is differentiated once: what `remade` calls it for keeps its inputs alone."""
+
+    recompute, level = False, 0
+
+    def remade(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return function(*tensors)
+        contexts = lambda: (nullcontext(), _second_time())  # noqa: E731
+        options = dict(use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(function, *tensors, context_fn=contexts, **options)
+
+
+class Segment(Recomputed, nn.Sequential):
     """With `recompute` only the input stays between the passes; values and gradients stay the same, up to order 2.
 
     Its layers draw no random numbers and look at each sample alone; those of a `together` segment look at the batch as
@@ -34,8 +58,6 @@ class Segment(nn.Sequential):
     go `first` or `last` for once: between a block and its toRGB or fromRGB lies a network's largest tensor, which then
     is never there for a whole batch.
     """
-
-    recompute = False
 
     def __init__(self, *layers: nn.Module, level: int = 0, together: bool = False):
         super().__init__(*layers)
@@ -59,8 +81,8 @@ class Segment(nn.Sequential):
 
 @contextmanager
 def recomputing(module: nn.Module, level: float = 0) -> Iterator[None]:
-    """Segments of this module from that level on compute again what the passes inside the block need."""
-    segments = [part for part in module.modules() if isinstance(part, Segment)]
+    """Parts of this module from that level on compute again what the passes inside the block need."""
+    segments = [part for part in module.modules() if isinstance(part, Recomputed)]
     before = [part.recompute for part in segments]
     for part in segments:
         part.recompute = part.level >= level
@@ -171,12 +193,8 @@ class Sums:
 
 
 def gradients(run, wanted, weights, gy, x, parameters, graph: bool) -> list[Tensor | None]:
-    global _again
     with torch.enable_grad(), nullcontext() if weights else ops.no_weight_gradients():
-        before, _again = _again, True
-        try:
+        with _second_time():
             y = run(x)
-        finally:
-            _again = before
         inputs = [(x, *parameters)[i] for i in wanted]
         return list(torch.autograd.grad(y, inputs, gy, create_graph=graph, allow_unused=True))
