@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from .data.strips import Shrink
-from .models import mocogan, progressive, tgan, tgan2, vgan
+from .models import dvdgan, mocogan, progressive, style_prediction, tgan, tgan2, vgan
 from .models.system import Stage
 from .train.schedule import Phase, Recompute, stage_at
 
@@ -35,7 +35,9 @@ System = Annotated[
     | Annotated[vgan.Config, Tag("vgan")]
     | Annotated[tgan.Config, Tag("tgan")]
     | Annotated[tgan2.Config, Tag("tgan2")]
-    | Annotated[mocogan.Config, Tag("mocogan")],
+    | Annotated[mocogan.Config, Tag("mocogan")]
+    | Annotated[style_prediction.Config, Tag("style_prediction")]
+    | Annotated[dvdgan.Config, Tag("dvdgan")],
     Discriminator(system_name),
 ]
 Objective = Literal["wgan_gp", "swgan", "swgan_thesis", "vanilla", "vanilla_r1", "lsgan", "hinge", "wgan", "wgan_clip"]
@@ -56,6 +58,8 @@ class Grow(NamedTuple):
     rate: PositiveFloat = 1.0  # factor on the learning rates
     halving: NonNegativeInt = 0  # stable clips in which the rates halve; 0 is never
     falling: NonNegativeInt = 0  # stable clips in which the rates fall to 0, linearly; 0 is never
+    constant: NonNegativeInt = 0  # stable clips before they begin to do so
+    cosine: NonNegativeInt = 0  # clips of half a cosine along which they fall to 0, and rise again; 0 is never
 
 
 class Optim(Settings):
@@ -71,6 +75,8 @@ class Optim(Settings):
     """Added to the root of the second moment."""
     weight_decay: float = Field(0.0, ge=0)
     """Times the weights, added to their gradients."""
+    clip: float | None = Field(None, gt=0)
+    """Numbers of gradients further from 0 are cut to it."""
     ema: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged generator, per step."""
     reset_moments: bool = True
@@ -146,7 +152,7 @@ class Config(Settings):
     """Everything random is a function of it."""
     phases: tuple[Grow, ...]
     """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates, stable clips in
-    which they halve, or fall to 0."""
+    which they halve, or fall to 0, those before, and those in which they fall along a cosine."""
     critic_steps: int = Field(1, gt=0)
     """Critic steps for each of the generator's."""
     penalty: float = Field(1.0, gt=0)
@@ -178,6 +184,8 @@ class Config(Settings):
                 recompute=self.recompute,
                 halving=grow.halving,
                 falling=grow.falling,
+                constant=grow.constant,
+                cosine=grow.cosine,
             )
             for level, grow in enumerate(self.phases)
         )

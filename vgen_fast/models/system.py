@@ -54,7 +54,8 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Constraint:
-    """Keeps a critic's weights in a set: singular values below one, directions orthogonal, values in a box."""
+    """Keeps a network's weights in a set: singular values below one, directions orthogonal, values in a box; or follows
+    them, as spectral norm does."""
 
     gradients: Callable[[], None] | None = None  # after the backward of a step, before the optimizer
     weights: Callable[[int], None] | None = None  # after the optimizer, given the number of its steps so far
@@ -149,3 +150,4 @@ class System:
     terms: tuple[Term, ...] = ()
     sees: bool = False  # whether draw_inputs looks at the real videos, and not only at how many there are
     prior: Callable[[Iterator[Tensor]], DrawInputs] | None = None  # from real videos, to sample a trained one with
+    constraint: Constraint | None = None  # of the generator

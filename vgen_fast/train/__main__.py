@@ -121,7 +121,7 @@ def training_of(config: Config, system: System, phases: tuple[Phase, ...]) -> Tr
         critic_steps=config.critic_steps,
         penalty=config.penalty,
         penalty_every=config.penalty_every,
-        rule=Rule(optim.rule, optim.betas, optim.eps, optim.weight_decay),
+        rule=Rule(optim.rule, optim.betas, optim.eps, optim.weight_decay, optim.clip),
         ema_decay=optim.ema,
         autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision],
         reset_moments=optim.reset_moments,

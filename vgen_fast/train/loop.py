@@ -36,6 +36,7 @@ class Rule:
     betas: tuple[float, float] = (0.0, 0.99)  # the second is RMSprop's too
     eps: float = 1e-8  # beside the root
     weight_decay: float = 0.0  # times the weights, added to their gradients
+    clip: float | None = None  # numbers of gradients further from 0 are cut to it
 
     def optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
         shared = dict(eps=self.eps, weight_decay=self.weight_decay)
@@ -245,6 +246,8 @@ class Step:
         ]
         finite = bool(torch.stack(judged).isfinite().all())
         if finite:
+            if (bound := self.training.rule.clip) is not None:
+                torch.nn.utils.clip_grad_value_(optimizer.param_groups[0]["params"], bound)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             self.state.steps[name] += 1
@@ -298,6 +301,8 @@ class Step:
             with only(system, system.generator):
                 self.generator()
             if self.finish("generator", generator_rate):
+                if system.constraint and system.constraint.weights:
+                    system.constraint.weights(state.steps["generator"])
                 ema.update(state.average, system.generator, training.ema_decay, state.steps["generator"])
         else:
             self.count("generator/vetoed")

@@ -101,6 +101,7 @@ def foretold(build: Callable[[], tuple[System, Training]], phase: Phase, num_lab
         training = replace(training, phases=(phase,))
         state = State(system, system.generator, {}, steps=dict.fromkeys(networks(system), 0))
         step = begin(state, training, batches, lambda gradients: None)
+        step.rows = step.rows[:2]  # the second has all that later ones have: gradients of one before it
         step.load()
         kept = sum(p.untyped_storage().nbytes() for p in system.generator.parameters())  # of the averaged copy
         passes = {critic.module: partial(step.critic, critic, 0) for critic in system.critics}

@@ -24,6 +24,8 @@ class Phase:
     recompute: Recompute = "nothing"
     halving: int = 0  # stable clips in which the rates halve; 0 is never
     falling: int = 0  # stable clips in which they fall to 0, linearly; 0 is never
+    constant: int = 0  # stable clips before they begin to do so
+    cosine: int = 0  # clips of half a cosine along which they fall to 0, and rise again; 0 is never
 
     @property
     def clips(self) -> int:
@@ -49,11 +51,14 @@ def stage_at(phases: Sequence[Phase], clips_seen: int) -> Stage:
 
 
 def rates_at(phases: Sequence[Phase], clips_seen: int) -> tuple[float, float]:
-    """The critics' rate and the generator's: exponential or linear in the clips since the level is stable."""
+    """The critics' rate and the generator's: exponential, linear or a cosine of the clips since the level is stable and
+    its constant clips are over.
+    """
     phase, begin = phase_at(phases, clips_seen)
-    stable = max(clips_seen - begin - phase.fade_clips, 0)
+    stable = max(clips_seen - begin - phase.fade_clips - phase.constant, 0)
     factor = 0.5 ** (stable / phase.halving) if phase.halving else 1.0
     factor *= max(1 - stable / phase.falling, 0.0) if phase.falling else 1.0
+    factor *= (1 + math.cos(math.pi * stable / phase.cosine)) / 2 if phase.cosine else 1.0
     return phase.critic_rate * factor, phase.generator_rate * factor
 
 
