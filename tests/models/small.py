@@ -1,15 +1,19 @@
 """A small one of every system, and what tests do with it."""
 
+from dataclasses import replace
+
 import torch
 
 from vgen_fast.config import Config, Grow, Optim
-from vgen_fast.models import mocogan, progressive, tgan, tgan2, vgan
+from vgen_fast.layers.dual_critics import Critics
+from vgen_fast.models import dvdgan, mocogan, progressive, style_prediction, tgan, tgan2, vgan
 from vgen_fast.models.progressive import Row
 from vgen_fast.models.system import Draw
 from vgen_fast.train import loop
 from vgen_fast.train.__main__ import build as with_training
 from vgen_fast.train.__main__ import phases_of
 
+CRITICS = Critics(spatial=(8, 32), temporal=(8, 32), frames=2)
 SYSTEMS = {
     "progressive": progressive.Config(rows=(Row(8, 4, 4), Row(4, 2, 2)), latents=6, features=8),
     "progressive-images": progressive.Config(
@@ -32,15 +36,25 @@ SYSTEMS = {
     ),
     "mocogan": mocogan.Config(channels=(16, 8, 8), critic_channels=(8, 8, 16), classes=(8, 3, 4), category_to="both"),
     "mocogan-infogan": mocogan.Config(channels=(16, 8, 8), critic_channels=(8, 8, 16), categories=5, noise=0.0),
+    "style-prediction": style_prediction.Config(size=16, width=2, frames=4, styles=8, critics=CRITICS),
+    "style-prediction-drawn": style_prediction.Config(
+        size=16, width=2, frames=4, styles=8, given=False, mixing=0.5, block="adain", cell="convlstm", critics=CRITICS
+    ),
+    "dvdgan": dvdgan.Config(
+        form="synthesis", size=16, widths=(16, 8), frames=4, classes=(8, 3, 4), cell="tsru_p",
+        critics=replace(CRITICS, decomposition="stronger", shrink=2),
+    ),
+    "dvdgan-prediction": dvdgan.Config(size=16, widths=(8, 8, 8), frames=4, up="bilinear", critics=CRITICS),
 }  # fmt: skip
 
 
 def config_of(name: str, **changes) -> Config:
     """A run of it on the moving shapes."""
     system = changes.pop("system", SYSTEMS[name])
-    objective = {"tgan": "wgan", "tgan2": "vanilla_r1"}.get(system.name, "vanilla")
+    objective = {"tgan": "wgan", "tgan2": "vanilla_r1", "style_prediction": "wgan_gp", "dvdgan": "hinge"}
     phases = tuple(Grow(0, 1, 8) for _ in system.sizes)
     optim = Optim(generator_lr=1e-3, critic_lr=1e-3, rule="rmsprop" if system.name == "tgan" else "adam")
+    objective = objective.get(system.name, "vanilla")
     settings = dict(recipe=name, system=system, objective=objective, clips=64, phases=phases, optim=optim)
     return Config(**{**settings, **changes})
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ..config import Config
-from . import mocogan, pgan, progressive, shapes, tgan, tgan2, vgan
+from . import mocogan, pgan, progressive, shapes, style_prediction, tgan, tgan2, vgan
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapes": shapes.shapes,
@@ -13,6 +13,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "shape-motion-tgan": shapes.shape_motion_tgan,
     "shape-motion-tgan2": shapes.shape_motion_tgan2,
     "shape-motion-mocogan": shapes.shape_motion_mocogan,
+    "shape-motion-style": shapes.shape_motion_style,
+    "shape-motion-dvdgan-s": shapes.shape_motion_dvdgan_s,
     "progressive-ucf101-128": progressive.ucf101_128,
     "progressive-golf-128": progressive.golf_128,
     "progressive-aeroplane-128": progressive.aeroplane_128,
@@ -40,4 +42,11 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "mocogan-shapes": mocogan.shapes,
     "mocogan-ucf101": mocogan.ucf101,
     "mocogan-mug": mocogan.mug,
+    "style-bair-64": style_prediction.bair_64,
+    "style-sky-128": style_prediction.sky_128,
+    "style-landscape-128": style_prediction.landscape_128,
+    "style-landscape-256": style_prediction.landscape_256,
+    "dvdgan-s-bair-64": style_prediction.dvdgan_s_bair_64,
+    "dvdgan-s-sky-128": style_prediction.dvdgan_s_sky_128,
+    "dvdgan-s-landscape-128": style_prediction.dvdgan_s_landscape_128,
 }

@@ -1,7 +1,8 @@
 """The built-in recipe, and one of each system for MoCoGAN's shape-motion set, of 20 minutes on one CPU core at most."""
 
 from ..config import Config, Every, Grow, Optim
-from ..models import mocogan, tgan, tgan2, vgan
+from ..layers.dual_critics import Critics
+from ..models import dvdgan, mocogan, style_prediction, tgan, tgan2, vgan
 from ..models.progressive import Config as System
 from ..models.progressive import rows
 
@@ -108,3 +109,20 @@ def shape_motion_mocogan() -> Config:
     system = mocogan.Config(channels=(128, 64, 32), critic_channels=(32, 64, 128), classes=(2,))
     optim = Optim(generator_lr=4e-4, critic_lr=4e-4, betas=(0.5, 0.999), weight_decay=1e-5, ema=0.0)
     return shape_motion_of("shape-motion-mocogan", system, "vanilla", 11_200, optim)
+
+
+PREDICTION = Optim(generator_lr=1e-3, critic_lr=1e-3, betas=(0.5, 0.999), clip=2.5, ema=0.0)
+SMALL = Critics(spatial=(8, 16, 32, 64), temporal=(8, 16, 32, 64), frames=4)
+GAME = dict(critic_steps=2, penalty=0.1, penalty_every=4)
+
+
+def shape_motion_style() -> Config:
+    """Style-based prediction from a first frame, 16x32x32, a quarter of the width; 30 minutes on one CPU core."""
+    system = style_prediction.Config(size=32, width=4, frames=16, critics=SMALL)
+    return shape_motion_of("shape-motion-style", system, "wgan_gp", 12_000, PREDICTION, **GAME)
+
+
+def shape_motion_dvdgan_s() -> Config:
+    """DVD-GAN-S with as many parameters and as much time as shape-motion-style."""
+    system = dvdgan.Config(size=32, widths=(38, 18, 8, 4), frames=16, critics=SMALL, weights=(1.0, 5.0))
+    return shape_motion_of("shape-motion-dvdgan-s", system, "wgan_gp", 8_000, PREDICTION, **GAME)

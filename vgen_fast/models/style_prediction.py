@@ -1,0 +1,226 @@
+"""Style-based video prediction: a first frame gives the states and the style, recurrent cells move (spec B4).
+
+An encoder's maps are the first states of a pyramid of recurrent cells, one a level; its deepest map gives a style, the
+same for all frames. A learned constant goes in at the bottom at every step; above it each level is given the level
+below. StyleGAN2's convolutions, twice as large a level, are all that is between. A level runs over all steps before the
+next begins, which is frame by frame unrolled another way.
+
+A clip has `frames` frames, of which the first is the given one, as the authors' code counts; the thesis' 25 predicted
+ones are frames=26. `variant="code"` has the released widths, "literal" the thesis' list as printed. Noise is on, as in
+the thesis, its scalars begin at 0. `given=False` is the thesis' future work: states and style from random numbers.
+`mixing` (of `given=False`) takes the style of levels above one drawn for the clip from a second latent.
+
+Losses and rates are the recipe's: WGAN-GP of weight 1 for each critic, 1 and 5 in the generator's loss (B6).
+
+Deviations: spectral norm's power iterations follow the optimizer's steps (layers/spectral_norm.py); frames that the
+critic of frames sees are drawn for each clip, its penalty is one for all K of a clip.
+
+Legend: B clips, C channels, T frames, S numbers of a style, d level.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import dual_critics, spectral_norm
+from ..layers.dual_critics import CRITICS, Critics, num_draws
+from ..layers.equalized import EqualizedLinear
+from ..layers.orthogonal import orthogonal
+from ..layers.recurrent import CELLS, Name, Rollout
+from ..layers.residual import Down, of_frames
+from ..layers.segment import Recomputed, Segment
+from ..layers.styled import StyledConv, ToRGB
+from .system import Clip, Constraint, Critic, Draw, Inputs, Stage, System
+
+AT_ONCE = 2**17  # pixels of a clip that convolutions of a recomputing level pass at once, a frame at least
+LATENTS = 120  # of a style, where there is no frame
+
+
+@dataclass(frozen=True)
+class Config:
+    name: Literal["style_prediction"] = "style_prediction"
+    size: int = 64
+    lowest: int = 4  # height and width of the constant
+    width: int = 16  # channels of the last level
+    frames: int = 25
+    variant: Literal["code", "literal"] = "code"
+    cell: Name = "convgru"
+    block: Literal["modulated", "adain"] = "modulated"
+    styles: int = 256
+    style_act: Literal["sigmoid", "none"] = "sigmoid"
+    noise: bool = True
+    given: bool = True
+    mixing: float = 0.0  # share of clips with two styles
+    spectral_norm: bool = True  # of the encoder
+    critics: Critics = CRITICS
+    weights: tuple[float, float] = (1.0, 5.0)  # of the critic of frames and those of the clip
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    classes = ()
+    whole_batch = False
+    group = 1
+
+    def __post_init__(self):
+        if self.size != self.lowest * 2**self.depth or self.lowest < 4 or self.lowest & (self.lowest - 1):
+            raise ValueError(f"size {self.size} must be lowest {self.lowest} doubled, and that a power of 2 from 4 on")
+        self.critics.check(self.frames, self.size, self.given)
+        if self.mixing and self.given:
+            raise ValueError("mixing is of given=False: a frame has one style")
+
+    @property
+    def depth(self) -> int:
+        """Levels (eq. 3.13)."""
+        return self.size.bit_length() - self.lowest.bit_length()
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """Channels of a level's cell and of its output."""
+        widths = [self.width * c for c in [8, 8, 8, 8, 8, 8, 4, 2, 1][-self.depth - 1 :]]
+        if self.variant == "literal":
+            widths = [*widths[1:], widths[-1]]
+        return list(pairwise(widths))
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int, int], ...]:
+        return ((self.frames, self.size, self.size),)
+
+    @property
+    def steps(self) -> int:
+        return self.frames - self.given
+
+    @property
+    def noises(self) -> list[tuple[int, int, int]]:
+        """Of the two convolutions of each level, in this order."""
+        if not self.noise:
+            return []
+        sides = [self.lowest * 2**d for d in range(1, self.depth + 1)]
+        return [(self.steps, side, side) for side in sides for _ in range(2)]
+
+    @property
+    def latents(self) -> list[int]:
+        """How many numbers noise, states and styles take of a clip's."""
+        noise = sum(t * h * w for t, h, w in self.noises)
+        states = sum(c * (self.lowest * 2**d) ** 2 for d, (c, _) in enumerate(self.rows))
+        return [noise, 0, 0] if self.given else [noise, states, 2 * LATENTS]
+
+
+class Encoder(nn.Module):
+    """First frame [B, 3, H, W] -> a map for each level, the deepest first, and the style [B, S]."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        states = [cell for cell, _ in cfg.rows][::-1]
+        deepest = states[-1]
+        self.rgb = nn.Conv2d(3, cfg.width, 3)
+        self.blocks = nn.ModuleList(Segment(Down(i, o)) for i, o in pairwise((cfg.width, *states)))
+        self.style = nn.Sequential(Segment(Down(deepest, deepest)), Segment(Down(deepest, deepest // 2)))
+        self.last = nn.Linear(deepest // 2 * (cfg.lowest // 4) ** 2, cfg.styles)
+        orthogonal(self)
+        if cfg.spectral_norm:
+            spectral_norm.normalised(self)
+
+    def forward(self, frame: Tensor) -> tuple[list[Tensor], Tensor]:
+        x, maps = of_frames(self.rgb, frame[:, :, None]), []
+        for block in self.blocks:
+            maps.append(x := block(x))  # [B, C, 1, h, w]
+        style = self.last(self.style(x).flatten(1).to(self.last.bias.dtype))
+        return [x[:, :, 0] for x in maps[::-1]], style
+
+
+class Drawn(nn.Module):
+    """States and styles from random numbers instead."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.cfg = cfg
+        self.last = EqualizedLinear(LATENTS, cfg.styles, gain=1.0)
+
+    def forward(self, states: Tensor, latents: Tensor) -> tuple[list[Tensor], Tensor]:
+        """States, and both latents' styles [B, 2, S]."""
+        sides = [self.cfg.lowest * 2**d for d in range(self.cfg.depth)]
+        parts = states.split([c * side**2 for (c, _), side in zip(self.cfg.rows, sides, strict=True)], dim=1)
+        maps = [part.unflatten(1, (-1, side, side)) for part, side in zip(parts, sides, strict=True)]
+        return maps, self.last(latents.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2))
+
+
+class Level(Recomputed):
+    """[B, I, T, H, W] -> [B, O, T, 2 H, 2 W]: the cell over time, and two convolutions of the style."""
+
+    def __init__(self, cfg: Config, inputs: int, channels: int, outputs: int):
+        super().__init__()
+        options = dict(noise=cfg.noise, adain=cfg.block == "adain")
+        self.rollout = Rollout(CELLS[cfg.cell](inputs, channels))
+        self.up = StyledConv(channels, channels, cfg.styles, up=True, **options)
+        self.same = StyledConv(channels, outputs, cfg.styles, **options)
+
+    def forward(self, x: Tensor, first: Tensor, style: Tensor, noises: list[Tensor], steps: int) -> Tensor:
+        states = self.rollout(x, first, steps)
+        count = max(1, AT_ONCE // (4 * states[0, 0, 0].numel())) if self.recompute else steps
+        parts = [slice(t, t + count) for t in range(0, steps, count)]
+        found = [self.remade(self.render, states[:, :, t], style, *(n[:, :, t] for n in noises)) for t in parts]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+
+    def render(self, x: Tensor, style: Tensor, *noises: Tensor) -> Tensor:
+        first, second = noises or (None, None)
+        return self.same(self.up(x, style, first), style, second)
+
+
+class Generator(nn.Module):
+    """Latents: the noise, then states and styles where no frame is given."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.cfg, first = cfg, cfg.rows[0][0]
+        self.encoder = Encoder(cfg) if cfg.given else Drawn(cfg)
+        self.constant = nn.Parameter(torch.randn(first, cfg.lowest, cfg.lowest))
+        inputs = [first, *(o for _, o in cfg.rows)]
+        self.levels = nn.ModuleList(Level(cfg, i, c, o) for i, (c, o) in zip(inputs, cfg.rows, strict=False))
+        self.rgb = ToRGB(cfg.rows[-1][1], cfg.styles)
+
+    def styles(self, style: Tensor, draws: Tensor | None) -> list[Tensor]:
+        """[B, S] of each level; from a level on that is drawn, the second of two, of some clips."""
+        levels = range(self.cfg.depth)
+        if style.ndim == 2:
+            return [style for _ in levels]
+        crossing = 1 + (draws[:, -1] * (self.cfg.depth - 1)).long()  # [B]
+        crossing = torch.where(draws[:, -2] < self.cfg.mixing, crossing, self.cfg.depth)
+        return [torch.where((d < crossing)[:, None], style[:, 0], style[:, 1]) for d in levels]
+
+    def forward(self, inputs: Inputs, stage: Stage) -> Clip:
+        cfg, z = self.cfg, inputs.latents
+        noise, states, latents = z.split(cfg.latents, dim=1)
+        sizes = [t * h * w for t, h, w in cfg.noises]
+        noises = [n.unflatten(1, (1, *s)) for n, s in zip(noise.split(sizes, dim=1), cfg.noises, strict=True)]
+        maps, style = self.encoder(inputs.condition) if cfg.given else self.encoder(states, latents)
+        if cfg.style_act == "sigmoid":
+            style = style.sigmoid()
+        x = self.constant[None, :, None].to(z)  # the same for all clips and steps
+        for d, (level, first, w) in enumerate(zip(self.levels, maps, self.styles(style, inputs.draws), strict=True)):
+            x = level(x, first.to(z), w, noises[2 * d : 2 * d + 2], cfg.steps).to(z)
+        video = self.rgb(x, w).to(z).tanh()
+        return torch.cat([inputs.condition[:, :, None], video], dim=2) if cfg.given else video
+
+
+def build(cfg: Config) -> System:
+    generator, parts = Generator(cfg), dual_critics.critics(cfg.critics, given=cfg.given)
+
+    def draw_inputs(video: Tensor, labels: Tensor | None, draw: Draw) -> Inputs:
+        draws = draw.uniform(num_draws(cfg.frames) + 2)
+        return Inputs(draw.normal(sum(cfg.latents)), video[:, :, 0] if cfg.given else None, draws)
+
+    spatial, temporal = cfg.weights
+    critics = tuple(
+        Critic(
+            part.name,
+            part.module,
+            lambda clip, inputs, stage, view=part.view: view(clip, inputs.condition, inputs.draws[:, :-2]),
+            spatial if part.name == "frames" else temporal,
+            constraint=Constraint(weights=lambda steps, module=part.module: spectral_norm.follow(module)),
+        )
+        for part in parts
+    )
+    constraint = Constraint(weights=lambda steps: spectral_norm.follow(generator))
+    return System(generator, draw_inputs, critics, cfg.sizes, sees=cfg.given, constraint=constraint)
