@@ -51,13 +51,13 @@ def trained(folder: Path, data: Path, recipe: str) -> float:
     return json.loads(clock.read_text())
 
 
-def scored(out: Path, classifier: Path, clips: int) -> dict[str, dict]:
+def scored(out: Path, classifier: Path, clips: int, *more: object) -> dict[str, dict]:
     """The scores of the trained and of the untrained generator, by checkpoint."""
     found = {}
     for checkpoint, name in (("newest", "scores.json"), ("untrained", "scores-untrained.json")):
         if not (out / name).exists():
             words = ("--classifier", classifier, "--clips", clips, "--checkpoint", checkpoint)
-            run("vgen_fast", "evaluate", out, *words)
+            run("vgen_fast", "evaluate", out, *words, *more)
         found[checkpoint] = json.loads((out / name).read_text())["scores"]
     return found
 

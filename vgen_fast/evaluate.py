@@ -37,7 +37,10 @@ class Command(Settings):
     real: str | None = None
     """Real clips: a cache, an array or a folder of videos; without it those that the run was trained on."""
     split: str | None = None
-    """The part of a cache given as --real."""
+    """The part of a cache given as --real or --data."""
+    data: str | None = None
+    """For a run: other clips than those it was trained on, of the same kind. They are the real ones, and what is
+    predicted is predicted from their first frames."""
     protocol: Literal["own", "tgan", "tgan2", "stylegan-v", "thesis", "fvd", "prediction"] = OWN
     """What is measured: own asks a classifier that was trained here, the others published networks."""
     classifier: str = "runs/classifier-motion"
@@ -89,12 +92,15 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
     run = (Path(what) / "config.yaml").exists()
     if run:
         seed = command.seed * times * clips
-        fake, config, clips_seen = sides.of_run(Path(what), command.checkpoint, seed, label)
+        data = {"data": command.data, "split": command.split} if command.data else {}
+        fake, config, clips_seen = sides.of_run(Path(what), command.checkpoint, seed, label, data)
         facts = {"run": what, "checkpoint": command.checkpoint, "clips_seen": clips_seen}
         out = Path(what) / ("scores.json" if command.checkpoint == "newest" else f"scores-{command.checkpoint}.json")
     else:
         fake, times = sides.of(what, command.size, command.seed, None, label, pool), 1
         facts, out = {"clips": what}, Path(what).with_name(f"{Path(what).name}-scores.json")
+    if command.data and (command.real or not run):
+        refuse("--data is for a run, and instead of --real")
     if command.real is None and not run:
         refuse(f"--real: which real clips is {what} compared with?")
     if command.real is None:
@@ -140,7 +146,7 @@ def metrics_of(classifier: trained.Trained | None, protocol: Protocol, fake: Cli
     except BadPlug as error:
         refuse(f"--descriptor: {error}")
     content = COLOURS if describe is colours else content_view(describe, command.descriptor)
-    return presets.own(classifier, fake.size, fake.labelled, command.seed, content)
+    return presets.own(classifier, fake.size, fake.labelled, command.seed, content, fake.predicted)
 
 
 def other_reals(real: Clips, reals: int, clips: int, strict: bool) -> int:

@@ -43,14 +43,18 @@ class Clips:
     stream: Callable[[], Stream]
     there: int | None = None  # how many there are, if not as many as are asked for
     labelled: bool = False
+    predicted: bool = False  # from first frames
 
 
-def of_run(run: Path, checkpoint: str, first_seed: int, label: str | None) -> tuple[Clips, Config, int]:
+def of_run(
+    run: Path, checkpoint: str, first_seed: int, label: str | None, data: dict[str, str | None]
+) -> tuple[Clips, Config, int]:
     """What its averaged generator makes of the latents of these seeds and up; its configuration; clips it has seen.
 
-    `label` is which one of the data's counts.
+    `label` is which one of the data's counts; `data` are other clips than it was trained on, if there are any.
     """
     system, config, clips_seen = restored(run, checkpoint)
+    config = config.model_copy(update=data)
     return of_system(system, config, clips_seen, first_seed, label), config, clips_seen
 
 
@@ -67,7 +71,8 @@ def of_system(system: System, config: Config, clips_seen: int, first_seed: int, 
             frames = torch.from_numpy(videos(system, config, inputs_of(system, config, seeds, labels), clips_seen))
             yield from one_by_one(transforms.to_video(frames).contiguous(), labels, place)
 
-    return Clips("generated", size, made, labelled=place is not None and bool(config.system.classes))
+    labelled = place is not None and bool(config.system.classes)
+    return Clips("generated", size, made, labelled=labelled, predicted=system.sees)
 
 
 def of_its_data(config: Config, seed: int, label: str | None) -> Clips:

@@ -103,14 +103,29 @@ def trained_view(classifier: Trained) -> View:
     return View(classifier.name, see)
 
 
+def frames_view(classifier: Trained) -> View:
+    """Every frame as a clip that stands still: features [N, T, D]."""
+
+    def see(video: Tensor, labels: Tensor) -> Rows:
+        still = (video[:, :, t, None].expand_as(video) for t in range(video.shape[2]))
+        return {"features": torch.stack([classifier.features(clip)[0] for clip in still], dim=1)}
+
+    return View(f"{classifier.name}/every frame repeated", see)
+
+
 # ---------------------------------------------------------------------------------------------------------- protocols
 
 
 def own(
-    classifier: Trained, size: tuple[int, int, int], labelled: bool, seed: int, content: View = COLOURS
+    classifier: Trained,
+    size: tuple[int, int, int],
+    labelled: bool,
+    seed: int,
+    content: View = COLOURS,
+    predicted: bool = False,
 ) -> list[Metric]:
     """Of a classifier that was trained here, and of the pixels; `labelled`: clips were asked to be something;
-    `content`: by which descriptors content distances are measured.
+    `predicted`: they were made from a first frame; `content`: by which descriptors content distances are measured.
     """
     seen, name = trained_view(classifier), classifier.name
     found = [
@@ -124,6 +139,12 @@ def own(
             measures.pieces("pieces", FRAME, "frame", "middle frame", seed=seed),
             measures.similarity_of_pairs("ms-ssim of pairs", FRAME, "frame", "middle frame", pairs=2000, seed=seed),
             measures.mean("ms-ssim, frame to frame", "near", COHERENCE, "coherence", "pgan", seed=seed),
+        ]
+    if predicted:
+        every = frames_view(classifier)
+        found += [
+            measures.frechet_distance("frechet, all frames", every, "features", every.name, seed=seed),
+            measures.frechet_over_time("frechet, frame by frame", every, "features", every.name, seed=seed),
         ]
     found.append(measures.mean("content distance", "near", content, "content", content.name, seed=seed))
     if labelled:

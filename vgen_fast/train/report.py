@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +169,9 @@ RED, GREEN = "#c3423f", "#3a7d44"
 Point = tuple[float, float, float, float]  # clips seen, a number, and the interval it lies in
 
 
-def curve(name: str, points: list[Point], level: float | None = None, at: tuple[int, int] = (0, 0)) -> str:
+def curve(
+    name: str, points: list[Point], level: float | None = None, at: tuple[int, int] = (0, 0), unit: str = "clips"
+) -> str:
     """One curve over clips seen as inline SVG. `level` is a line to compare with, such as that of real clips."""
     points = [point for point in points if np.isfinite(point).all()]
     if not points:
@@ -196,7 +198,7 @@ def curve(name: str, points: list[Point], level: float | None = None, at: tuple[
         f'<text x="8" y="14">{html.escape(name)}</text>'
         f'<text x="4" y="{top + 8}">{high:.3g}</text><text x="4" y="{HIGH - bottom}">{low:.3g}</text>'
         f'<text x="{left}" y="{HIGH - 4}">{start:g}</text>'
-        f'<text x="{WIDE - 8}" y="{HIGH - 4}" text-anchor="end">{end:g} clips</text>'
+        f'<text x="{WIDE - 8}" y="{HIGH - 4}" text-anchor="end">{end:g} {unit}</text>'
         f'{under}<polyline points="{path}" fill="none" stroke="{RED}" stroke-width="1.5"/></svg>'
     )
 
@@ -206,19 +208,30 @@ def scores_plot(rows: list[dict]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     number = lambda score, key: math.nan if score[key] is None else score[key]  # noqa: E731
     plots = []
-    for place, name in enumerate(names):
+    for name in names:
         having = [(row["clips_seen"], row["scores"][name]) for row in rows if name in row["scores"]]
         points = [(clips, *(number(score, key) for key in ("value", "low", "high"))) for clips, score in having]
         real, better = having[-1][1]["real"], having[-1][1]["better"]
-        at = (WIDE * (place % COLUMNS), HIGH * (place // COLUMNS))
-        plots.append(curve(f"{name} ({better} is better)", points, real, at))
-    if not plots:
-        return ""
-    wide, high = WIDE * COLUMNS, HIGH * -(-len(plots) // COLUMNS)
+        plots.append((f"{name} ({better} is better)", points, real))
+    return plotted(plots) if plots else ""
+
+
+def frames_plot(scores: dict[str, tuple[Sequence[float], float]]) -> str:
+    """Scores of each frame of a rollout, and that of real ones, by name."""
+    points = lambda values: [(t, value, value, value) for t, value in enumerate(values)]  # noqa: E731
+    return plotted([(name, points(values), real) for name, (values, real) in scores.items()], "frames")
+
+
+def plotted(plots: list[tuple[str, list[Point], float | None]], unit: str = "clips") -> str:
+    """Curves in rows as an SVG of their own."""
+    columns = min(COLUMNS, len(plots))
+    wide, high = WIDE * columns, HIGH * -(-len(plots) // columns)
+    places = [(WIDE * (i % columns), HIGH * (i // columns)) for i in range(len(plots))]
+    drawn = "".join(curve(*plot, at, unit) for plot, at in zip(plots, places, strict=True))
     style = "<style>text{font:11px system-ui,sans-serif;fill:#555}</style>"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}">{style}'
-        f'<rect width="{wide}" height="{high}" fill="#fafafa"/>{"".join(plots)}</svg>'
+        f'<rect width="{wide}" height="{high}" fill="#fafafa"/>{drawn}</svg>'
     )
 
 
