@@ -80,8 +80,8 @@ def eager(generator: Generator, inputs: Inputs) -> Tensor:
     for block in encoder.style:
         x = down(block[0], x)
     style = F.linear(x.flatten(1), encoder.last.weight, encoder.last.bias).sigmoid()
-    sizes = [math.prod(size) for size in cfg.noises]
-    noises = [n.unflatten(1, (1, *s)) for n, s in zip(inputs.latents.split(sizes, 1), cfg.noises, strict=True)]
+    noise = inputs.latents.unflatten(1, (cfg.steps, -1))
+    noises = [n.unflatten(2, (math.isqrt(n.shape[2]), -1))[:, None] for n in noise.split(cfg.noises, dim=2)]
     frames = [inputs.condition]
     for t in range(cfg.steps):
         x = generator.constant.expand(len(style), -1, -1, -1)

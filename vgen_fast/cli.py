@@ -53,6 +53,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
     "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _of("sample", "generate")),
     "interpolate": ("videos along lines or arcs between latents", _of("interpolate", "interpolate")),
+    "animate": ("a photograph goes on as a video, by a generator that predicts", _of("animate", "animate")),
     "evaluate": (
         "scores of a run's clips and, beside them, of real ones",
         _of("evaluate", "evaluate"),

@@ -190,13 +190,18 @@ def test_a_rollout_is_its_steps_and_recomputing_changes_no_gradient(name):
     wanted = torch.stack(states, dim=2)
     inputs = [h, *cell.parameters()]
     plain = torch.autograd.grad(wanted.sin().sum(), inputs, allow_unused=True)
-    torch.testing.assert_close(rollout(x, h, 5), wanted)
+    shown, last = rollout(x, rollout.first(h), 5)
+    torch.testing.assert_close(shown, wanted)
+    torch.testing.assert_close(last, state)
+    before, middle = rollout(x[:, :, :2], rollout.first(h), 2)
+    after, _ = rollout(x[:, :, 2:], middle, 3)
+    torch.testing.assert_close(torch.cat([before, after], dim=2), wanted)
     with recomputing(rollout):
-        found = torch.autograd.grad(rollout(x, h, 5).sin().sum(), inputs, allow_unused=True)
+        found = torch.autograd.grad(rollout(x, rollout.first(h), 5)[0].sin().sum(), inputs, allow_unused=True)
     torch.testing.assert_close(found, plain)
 
 
 def test_steps_that_are_given_the_same_share_what_is_made_of_it():
     rollout = Rollout(ConvGRU(3, 4).double())
     x, h = torch.randn(1, 3, 1, 6, 6).double(), torch.randn(2, 4, 6, 6).double()
-    torch.testing.assert_close(rollout(x, h, 4), rollout(x.expand(2, -1, 4, -1, -1), h, 4))
+    torch.testing.assert_close(rollout(x, h, 4)[0], rollout(x.expand(2, -1, 4, -1, -1), h, 4)[0])

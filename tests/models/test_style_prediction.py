@@ -138,6 +138,31 @@ def test_other_noise_is_another_future():
     assert not system.generator(inputs, Stage()).equal(system.generator(other, Stage()))
 
 
+@pytest.mark.parametrize("name", ["style-prediction", "style-prediction-drawn", "dvdgan", "dvdgan-prediction"])
+def test_a_rollout_in_pieces_is_the_video(name):
+    config = config_of(name)
+    system = begun(config)[0].system
+    system.generator.eval()
+    inputs = inputs_for(system, classes=config.system.classes)
+    pieces = list(system.rollout(inputs, 2))
+    torch.testing.assert_close(torch.cat(pieces, dim=2), system.generator(inputs, Stage()), rtol=1e-4, atol=1e-5)
+    assert max(piece.shape[2] for piece in pieces) == 2
+
+
+def test_a_longer_rollout_of_a_seed_goes_on_from_the_shorter_one():
+    torch.manual_seed(0)
+    short = style_prediction.build(SYSTEMS["style-prediction"])
+    with torch.no_grad():
+        short.generator.levels[0].up.strength.fill_(0.5)
+    long = style_prediction.build(replace(SYSTEMS["style-prediction"], frames=9))
+    long.generator.load_state_dict(short.generator.state_dict())
+    frame = torch.rand(1, 3, 1, 16, 16)
+    drawn = [system.draw_inputs(frame, None, Draw(5, 1, torch.arange(1), frame)) for system in (short, long)]
+    a, b = (system.generator(inputs, Stage()) for system, inputs in zip((short, long), drawn, strict=True))
+    torch.testing.assert_close(b[:, :, :4], a, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(b[:, :, 4], b[:, :, 3])
+
+
 @pytest.mark.parametrize("cell", ["convrnn", "trajgru", "ktrajgru", "tsru_c", "tsru_s"])
 def test_any_cell_makes_a_clip(cell):
     system = style_prediction.build(replace(SYSTEMS["style-prediction"], cell=cell))

@@ -137,11 +137,11 @@ class Pool:
             self.ask({**request, "indices": np.asarray(indices).tolist()}, (file, memory), seconds)
             return np.frombuffer(mmap.mmap(memory, 0), np.uint8)[: math.prod(shape)].reshape(shape)
 
-    def picture(self, path: Path) -> np.ndarray:
-        """uint8 [H, W, 3] of a JPEG or PNG."""
+    def picture(self, path: Path, photograph: bool = False) -> np.ndarray:
+        """uint8 [H, W, 3] of a JPEG or PNG; of a photograph upright, in sRGB."""
         most = self.limits.pixels * 3
         with opened(path) as file, shared(most) as memory:  # of which only what is written takes memory
-            height, width, channels = self.ask({"job": "picture"}, (file, memory))["shape"]
+            height, width, channels = self.ask({"job": "picture", "photograph": photograph}, (file, memory))["shape"]
             if channels != 3 or height * width * 3 > most:
                 raise Rejected("damaged", f"a picture of {height}x{width}x{channels}")
             pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8)

@@ -19,6 +19,7 @@ import av
 import numpy as np
 
 from . import decode, sandbox
+from .photograph import photograph
 from .resize import Fit
 
 MEMORY = 2 << 30  # bytes of address space
@@ -87,7 +88,7 @@ def picture(request: dict, limits: decode.Limits, file: int, memory: int) -> dic
     content = os.pread(file, PICTURE_BYTES + 1, 0)
     if len(content) > PICTURE_BYTES:
         raise decode.Rejected("too large", f"a picture of more than {PICTURE_BYTES >> 20} MiB")
-    pixels = decode.picture(content, limits)
+    pixels = (photograph if request["photograph"] else decode.picture)(content, limits)
     mmap.mmap(memory, 0).write(np.ascontiguousarray(pixels).data)
     return {"shape": pixels.shape}
 

@@ -275,7 +275,7 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
 
 class Rollout(Recomputed):
     """A cell over time: inputs [B, I, T, H, W], of one frame if all steps are given the same, and a first state
-    [B, C, H, W] to the states [B, C, T, H, W] of all steps.
+    [B, C, H, W] to what all steps show [B, C, T, H, W], and the last state to go on from.
 
     Recomputing, it keeps what the steps are given and the states between them.
     """
@@ -284,11 +284,14 @@ class Rollout(Recomputed):
         super().__init__()
         self.cell, self.level = cell, level
 
-    def forward(self, x: Tensor, h: Tensor, steps: int) -> Tensor:
-        channels, states = h.shape[1], []
+    def first(self, h: Tensor) -> Tensor:
+        """The state that shows h and remembers nothing else."""
+        return torch.cat([h, *[torch.zeros_like(h)] * (self.cell.parts - 1)], dim=1)
+
+    def forward(self, x: Tensor, state: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        channels, states = state.shape[1] // self.cell.parts, []
         given = [part.unbind(dim=2) if part.shape[2] > 1 else [part[:, :, 0]] * steps for part in self.cell.given(x)]
-        state = torch.cat([h, *[torch.zeros_like(h)] * (self.cell.parts - 1)], dim=1)
         for now in zip(*given, strict=True):
             state = self.remade(self.cell.step, state, *now)
             states.append(state[:, :channels])
-        return torch.stack(states, dim=2)
+        return torch.stack(states, dim=2), state

@@ -12,6 +12,7 @@ frames of all steps together; in synthesis a cell's first state is zero.
 Legend: B clips, C channels, T frames, d level, N numbers that batch norms are told.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -97,11 +98,12 @@ class Level(Recomputed):
         self.up = Up(channels, channels, up=cfg.up, **options)
         self.same = Up(channels, outputs, **options)
 
-    def forward(self, x: Tensor, first: Tensor, steps: int, told: tuple[Tensor, ...]) -> Tensor:
-        x = self.rollout(x, first, steps)
+    def forward(self, x: Tensor, state: Tensor, steps: int, told: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """And the cell's last state."""
+        x, last = self.rollout(x, state, steps)
         for block in (self.up, self.same):
             x = self.remade(block, x, *told)
-        return x
+        return x, last
 
 
 class Generator(nn.Module):
@@ -124,22 +126,41 @@ class Generator(nn.Module):
     def first(self, inputs: Inputs) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
         """What the lowest cell is given [B, C, 1, h, w], all cells' first states, and what batch norms are told."""
         cfg, z = self.cfg, inputs.latents
+        firsts = lambda maps: [level.rollout.first(x) for level, x in zip(self.levels, maps, strict=True)]  # noqa: E731
         if cfg.given:
             maps = [x.to(z) for x in self.encoder(inputs.condition)]
-            return (z.view_as(maps[0]) if cfg.noise else maps[0])[:, :, None], maps, ()
+            return (z.view_as(maps[0]) if cfg.noise else maps[0])[:, :, None], firsts(maps), ()
         hot = one_hot(inputs.condition, cfg.classes, z).split(cfg.classes, dim=1) if cfg.classes else ()
         told = torch.cat([z, *(embed(label).to(z) for embed, label in zip(self.embed, hot, strict=True))], dim=1)
         sides = [cfg.lowest * 2**d for d in range(len(self.levels))]
         maps = [z.new_zeros(len(z), c, side, side) for c, side in zip(cfg.widths, sides, strict=False)]
-        return self.dense(told).to(z).unflatten(1, (-1, 1, cfg.lowest, cfg.lowest)), maps, (told,)
+        return self.dense(told).to(z).unflatten(1, (-1, 1, cfg.lowest, cfg.lowest)), firsts(maps), (told,)
+
+    def go_on(
+        self, x: Tensor, states: list[Tensor], told: tuple[Tensor, ...], steps: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Frames [B, 3, T, H, W] and the states after them."""
+        like, last = x, []
+        for level, state in zip(self.levels, states, strict=True):
+            x, state = level(x, state, steps, told)
+            x = x.to(like)
+            last.append(state)
+        return of_frames(self.rgb, x.relu()).to(like).tanh(), last
 
     def forward(self, inputs: Inputs, stage: Stage) -> Clip:
-        cfg, z = self.cfg, inputs.latents
-        x, maps, told = self.first(inputs)
-        for level, first in zip(self.levels, maps, strict=True):
-            x = level(x, first, cfg.frames - cfg.given, told).to(z)
-        video = of_frames(self.rgb, x.relu()).to(z).tanh()
+        cfg, (x, states, told) = self.cfg, self.first(inputs)
+        video, _ = self.go_on(x, states, told, cfg.frames - cfg.given)
         return torch.cat([inputs.condition[:, :, None], video], dim=2) if cfg.given else video
+
+    def rollout(self, inputs: Inputs, at_once: int) -> Iterator[Tensor]:
+        """The same frames, so many at a time; while it trains batch norm would make others of them."""
+        x, states, told = self.first(inputs)
+        if self.cfg.given:
+            yield inputs.condition[:, :, None]
+        steps = self.cfg.frames - self.cfg.given
+        for done in range(0, steps, at_once):
+            video, states = self.go_on(x, states, told, min(at_once, steps - done))
+            yield video
 
 
 def start(generator: Generator, cfg: Config) -> None:
@@ -180,4 +201,5 @@ def build(cfg: Config) -> System:
         for part in parts
     )
     constraint = Constraint(weights=lambda steps: spectral_norm.follow(generator))
-    return System(generator, draw_inputs, critics, cfg.sizes, sees=cfg.given, constraint=constraint)
+    more = dict(sees=cfg.given, constraint=constraint, rollout=generator.rollout)
+    return System(generator, draw_inputs, critics, cfg.sizes, **more)

@@ -18,6 +18,7 @@ critic of frames sees are drawn for each clip, its penalty is one for all K of a
 Legend: B clips, C channels, T frames, S numbers of a style, d level.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -92,19 +93,20 @@ class Config:
         return self.frames - self.given
 
     @property
-    def noises(self) -> list[tuple[int, int, int]]:
-        """Of the two convolutions of each level, in this order."""
-        if not self.noise:
-            return []
-        sides = [self.lowest * 2**d for d in range(1, self.depth + 1)]
-        return [(self.steps, side, side) for side in sides for _ in range(2)]
+    def sides(self) -> list[int]:
+        """Height and width of what each level is given."""
+        return [self.lowest * 2**d for d in range(self.depth)]
+
+    @property
+    def noises(self) -> list[int]:
+        """Numbers of a frame's noise, for the two convolutions of each level."""
+        return [4 * side**2 for side in self.sides for _ in range(2)] if self.noise else []
 
     @property
     def latents(self) -> list[int]:
-        """How many numbers noise, states and styles take of a clip's."""
-        noise = sum(t * h * w for t, h, w in self.noises)
-        states = sum(c * (self.lowest * 2**d) ** 2 for d, (c, _) in enumerate(self.rows))
-        return [noise, 0, 0] if self.given else [noise, states, 2 * LATENTS]
+        """How many numbers states, styles and the noise of all frames take of a clip's."""
+        states = sum(c * side**2 for (c, _), side in zip(self.rows, self.sides, strict=True))
+        return [*((0, 0) if self.given else (states, 2 * LATENTS)), self.steps * sum(self.noises)]
 
 
 class Encoder(nn.Module):
@@ -140,7 +142,7 @@ class Drawn(nn.Module):
 
     def forward(self, states: Tensor, latents: Tensor) -> tuple[list[Tensor], Tensor]:
         """States, and both latents' styles [B, 2, S]."""
-        sides = [self.cfg.lowest * 2**d for d in range(self.cfg.depth)]
+        sides = self.cfg.sides
         parts = states.split([c * side**2 for (c, _), side in zip(self.cfg.rows, sides, strict=True)], dim=1)
         maps = [part.unflatten(1, (-1, side, side)) for part, side in zip(parts, sides, strict=True)]
         return maps, self.last(latents.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (-1, 2))
@@ -156,12 +158,15 @@ class Level(Recomputed):
         self.up = StyledConv(channels, channels, cfg.styles, up=True, **options)
         self.same = StyledConv(channels, outputs, cfg.styles, **options)
 
-    def forward(self, x: Tensor, first: Tensor, style: Tensor, noises: list[Tensor], steps: int) -> Tensor:
-        states = self.rollout(x, first, steps)
+    def forward(
+        self, x: Tensor, state: Tensor, style: Tensor, noises: list[Tensor], steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """And the cell's last state."""
+        states, last = self.rollout(x, state, steps)
         count = max(1, AT_ONCE // (4 * states[0, 0, 0].numel())) if self.recompute else steps
         parts = [slice(t, t + count) for t in range(0, steps, count)]
         found = [self.remade(self.render, states[:, :, t], style, *(n[:, :, t] for n in noises)) for t in parts]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2), last
 
     def render(self, x: Tensor, style: Tensor, *noises: Tensor) -> Tensor:
         first, second = noises or (None, None)
@@ -169,7 +174,7 @@ class Level(Recomputed):
 
 
 class Generator(nn.Module):
-    """Latents: the noise, then states and styles where no frame is given."""
+    """Latents: states and styles where no frame is given, then the noise, frame by frame."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -189,27 +194,47 @@ class Generator(nn.Module):
         crossing = torch.where(draws[:, -2] < self.cfg.mixing, crossing, self.cfg.depth)
         return [torch.where((d < crossing)[:, None], style[:, 0], style[:, 1]) for d in levels]
 
-    def forward(self, inputs: Inputs, stage: Stage) -> Clip:
+    def begin(self, inputs: Inputs) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """First states and styles of all levels, and noise [B, T, N]."""
         cfg, z = self.cfg, inputs.latents
-        noise, states, latents = z.split(cfg.latents, dim=1)
-        sizes = [t * h * w for t, h, w in cfg.noises]
-        noises = [n.unflatten(1, (1, *s)) for n, s in zip(noise.split(sizes, dim=1), cfg.noises, strict=True)]
+        states, latents, noise = z.split(cfg.latents, dim=1)
         maps, style = self.encoder(inputs.condition) if cfg.given else self.encoder(states, latents)
         if cfg.style_act == "sigmoid":
             style = style.sigmoid()
-        x = self.constant[None, :, None].to(z)  # the same for all clips and steps
-        for d, (level, first, w) in enumerate(zip(self.levels, maps, self.styles(style, inputs.draws), strict=True)):
-            x = level(x, first.to(z), w, noises[2 * d : 2 * d + 2], cfg.steps).to(z)
-        video = self.rgb(x, w).to(z).tanh()
-        return torch.cat([inputs.condition[:, :, None], video], dim=2) if cfg.given else video
+        first = [level.rollout.first(x.to(z)) for level, x in zip(self.levels, maps, strict=True)]
+        return first, self.styles(style, inputs.draws), noise.unflatten(1, (cfg.steps, sum(cfg.noises)))
+
+    def go_on(self, states: list[Tensor], styles: list[Tensor], noise: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Frames [B, 3, T, H, W] for as much noise, and the states after them."""
+        cfg, last = self.cfg, []
+        parts = [n.unflatten(2, (round(n.shape[2] ** 0.5), -1))[:, None] for n in noise.split(cfg.noises, dim=2)]
+        x = self.constant[None, :, None].to(noise)  # the same for all clips and steps
+        for d, (level, state, style) in enumerate(zip(self.levels, states, styles, strict=True)):
+            x, state = level(x, state, style, parts[2 * d : 2 * d + 2], noise.shape[1])
+            x = x.to(noise)
+            last.append(state)
+        return self.rgb(x, styles[-1]).to(noise).tanh(), last
+
+    def forward(self, inputs: Inputs, stage: Stage) -> Clip:
+        video, _ = self.go_on(*self.begin(inputs))
+        return torch.cat([inputs.condition[:, :, None], video], dim=2) if self.cfg.given else video
+
+    def rollout(self, inputs: Inputs, at_once: int) -> Iterator[Tensor]:
+        """The same frames, so many at a time."""
+        states, styles, noise = self.begin(inputs)
+        if self.cfg.given:
+            yield inputs.condition[:, :, None]
+        for some in noise.split(at_once, dim=1):
+            video, states = self.go_on(states, styles, some)
+            yield video
 
 
 def build(cfg: Config) -> System:
     generator, parts = Generator(cfg), dual_critics.critics(cfg.critics, given=cfg.given)
 
     def draw_inputs(video: Tensor, labels: Tensor | None, draw: Draw) -> Inputs:
-        draws = draw.uniform(num_draws(cfg.frames) + 2)
-        return Inputs(draw.normal(sum(cfg.latents)), video[:, :, 0] if cfg.given else None, draws)
+        latents = draw.normal(sum(cfg.latents))  # first: a longer clip of a seed goes on from the shorter one
+        return Inputs(latents, video[:, :, 0] if cfg.given else None, draw.uniform(num_draws(cfg.frames) + 2))
 
     spatial, temporal = cfg.weights
     critics = tuple(
@@ -223,4 +248,5 @@ def build(cfg: Config) -> System:
         for part in parts
     )
     constraint = Constraint(weights=lambda steps: spectral_norm.follow(generator))
-    return System(generator, draw_inputs, critics, cfg.sizes, sees=cfg.given, constraint=constraint)
+    more = dict(sees=cfg.given, constraint=constraint, rollout=generator.rollout)
+    return System(generator, draw_inputs, critics, cfg.sizes, **more)

@@ -151,3 +151,4 @@ class System:
     sees: bool = False  # whether draw_inputs looks at the real videos, and not only at how many there are
     prior: Callable[[Iterator[Tensor]], DrawInputs] | None = None  # from real videos, to sample a trained one with
     constraint: Constraint | None = None  # of the generator
+    rollout: Callable[[Inputs, int], Iterator[Tensor]] | None = None  # the generator's video, so many frames at a time
