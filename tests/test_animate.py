@@ -147,3 +147,17 @@ def test_what_cannot_be_animated_is_refused_in_one_sentence(words, sentence, run
     assert len(said.splitlines()) == 1
 
     assert re.search(sentence, said)
+
+
+def test_a_prediction_is_shown_beside_its_frame_and_the_truth(runs, tmp_path):
+    out, run = tmp_path / "out.npz", runs / "style-prediction"
+    assert cli.main(["generate", str(run), "--seeds", "0-2", "--truth", "--frames", "6", "--out", str(out)]) == 0
+    with np.load(out) as file:
+        videos = file["videos"]
+    assert videos.shape == (3, 6, 16, 48, 3)
+    given, real, made = np.split(videos, 3, axis=3)
+    assert (given == real[:, :1]).all()
+    assert (made[:, 0] == real[:, 0]).all()
+    assert (real[:, 4:] == real[:, 3:4]).all()  # it has four frames
+    assert (real[:, 1] != real[:, 0]).any()
+    assert cli.main(["generate", str(runs / "mocogan"), "--truth", "--out", str(out)]) == 2

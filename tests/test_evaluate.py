@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from vgen_fast import recipes
+from vgen_fast import evaluate, recipes
 from vgen_fast.cli import main
 from vgen_fast.config import Config, Grow
 from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.data.synthetic import MovingShapes
 from vgen_fast.data.write import mp4
+from vgen_fast.layers.dual_critics import Critics
 from vgen_fast.metrics import measures
 from vgen_fast.metrics.measures import COLOURS
 from vgen_fast.metrics.presets import PROTOCOLS, Protocol
 from vgen_fast.metrics.protocol import read
+from vgen_fast.models import style_prediction
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import rows
 from vgen_fast.nets.trained import Trained
@@ -34,6 +36,12 @@ def short() -> Config:
     return Config(recipe="short", system=system, clips=40, phases=(Grow(0, 8, 8),) * 4)
 
 
+def predicting() -> Config:
+    critics = Critics(spatial=(8,), temporal=(8,), frames=2, attention=False)
+    system = style_prediction.Config(size=32, width=1, frames=8, critics=critics)
+    return Config(recipe="predicting", system=system, objective="hinge", clips=8, phases=(Grow(0, 8, 8),))
+
+
 @pytest.fixture(autouse=True)
 def features(tmp_path, monkeypatch):
     monkeypatch.setenv("VGEN_FAST_FEATURES", str(tmp_path / "features"))
@@ -47,6 +55,8 @@ def folder(tmp_path_factory):
         patch.setitem(recipes.RECIPES, "short", short)
         assert train(["short", "--outdir", str(folder / "run")]) == 0
         assert train(["short", "--outdir", str(folder / "begun"), "--clips", "8"]) == 0
+        patch.setitem(recipes.RECIPES, "predicting", predicting)
+        assert train(["predicting", "--outdir", str(folder / "predicting")]) == 0
     assert train(["classifier", "--clips", "40", "--test-clips", "20", "--outdir", str(folder / "classifier")]) == 0
     return folder
 
@@ -238,3 +248,49 @@ def test_a_cache_is_named_by_its_content(tmp_path):
 def test_help_ends_with_commands(capsys):
     assert main(["evaluate", "--help"]) == 0
     assert "python -m vgen_fast compare runs/shapes/scores.json best.json" in capsys.readouterr().out
+
+
+def test_each_frame_of_a_prediction_is_scored_and_drawn_however_long_it_is(folder):
+    run = folder / "predicting"
+    assert evaluated(folder, run="predicting") == 0
+    usual = read(run / "scores.json")
+    assert {"frechet, all frames", "frechet, frame by frame"} <= set(usual)
+    assert len(usual["frechet, frame by frame"].values) == 8
+    assert evaluated(folder, "--frames", "12", "--out", str(folder / "long.json"), run="predicting") == 0
+    longer = read(folder / "long.json")["frechet, frame by frame"]
+    assert len(longer.values) == 12
+    assert longer.values[:8] == pytest.approx(usual["frechet, frame by frame"].values, rel=0.02)
+    assert (
+        "12 frames" in (folder / "long-frames.svg").read_text()
+        or "11 frames" in (folder / "long-frames.svg").read_text()
+    )
+
+
+def test_other_clips_than_those_trained_on_are_continued(folder, tmp_path, monkeypatch):
+    """Black ones instead of moving shapes: what is given and what is real are black."""
+    writer, seen = Writer(tmp_path / "black.vgc", (32, 32), {}), {}
+    for number in range(60):
+        clip = Clip(str(number), label=number % 2, split="test")
+        writer.add(str(number), [(clip, np.full((8, 32, 32, 3), number % 2, np.uint8))])
+    writer.finish({"motion": ["0", "1"]}, {})
+
+    def kept(scores, side, stream, *more, show=evaluate.show):
+        clips = seen[side] = []
+        show(scores, side, ((clips.append(clip) or clip, label) for clip, label in stream), *more)
+
+    monkeypatch.setattr(evaluate, "show", kept)
+    words = ["--data", str(tmp_path / "black.vgc"), "--split", "test", "--out", str(tmp_path / "other.json")]
+    assert evaluated(folder, *words, run="predicting") == 0
+    assert all((clip[:, 0] <= 1).all() for side in ("real", "fake") for clip in seen[side])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data", "shapes", "--real", "y"], "--data is for a run, and instead of --real"),
+        (["--frames", "12"], "--frames: the length of a progressive generator's clips is fixed"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(folder, words, sentence, capsys):
+    assert evaluated(folder, *words) == 2
+    assert sentence in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from . import sides
 from .config import Settings
+from .data.journal import write_whole
 from .data.plugs import BadPlug, plugged
 from .data.pool import Pool
 from .metrics import presets
@@ -51,6 +52,8 @@ class Command(Settings):
     clips: int | None = Field(None, gt=1)
     """How many of each: generated, real, and other real ones to compare the real ones with. Without it 512, or what a
     published protocol says."""
+    frames: int | None = Field(None, gt=1)
+    """For a run: how long a rollout is, of a generator that goes on frame by frame; real clips stay as they are."""
     size: tuple[int, int, int] | None = None
     """Frames, height and width of clips; of a run and of an array it is known."""
     checkpoint: Literal["newest", "best", "untrained"] = "newest"
@@ -78,6 +81,8 @@ def evaluate(words: list[str]) -> int:
     except BadWeights as error:
         refuse(str(error))
     write(path, found, facts)
+    if rollouts := {name: (score.values, score.real) for name, score in found.items() if "frame by frame" in name}:
+        write_whole(path.with_name(f"{path.stem}-frames.svg"), report.frames_plot(rollouts))
     report.show(table(found))
     report.show(f"{path}: {len(found)} scores in {report.duration(time.monotonic() - began)}")
     return 0
@@ -93,7 +98,7 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
     if run:
         seed = command.seed * times * clips
         data = {"data": command.data, "split": command.split} if command.data else {}
-        fake, config, clips_seen = sides.of_run(Path(what), command.checkpoint, seed, label, data)
+        fake, config, clips_seen = sides.of_run(Path(what), command.checkpoint, seed, label, data, command.frames)
         facts = {"run": what, "checkpoint": command.checkpoint, "clips_seen": clips_seen}
         out = Path(what) / ("scores.json" if command.checkpoint == "newest" else f"scores-{command.checkpoint}.json")
     else:
@@ -101,13 +106,15 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
         facts, out = {"clips": what}, Path(what).with_name(f"{Path(what).name}-scores.json")
     if command.data and (command.real or not run):
         refuse("--data is for a run, and instead of --real")
+    if command.frames and not run:
+        refuse("--frames is for a run; --size says how long other clips are")
     if command.real is None and not run:
         refuse(f"--real: which real clips is {what} compared with?")
     if command.real is None:
         real = sides.of_its_data(config, command.seed, label)
     else:
         real = sides.of(command.real, command.size or fake.size, command.seed, command.split, label, pool)
-    if real.size != fake.size:
+    if real.size[1:] != fake.size[1:] or (real.size[0] != fake.size[0] and not command.frames):
         refuse(f"clips of {shown(fake.size)} are not compared with real ones of {shown(real.size)}")
     if classifier and classifier.facts.size[0] > fake.size[0]:
         refuse(f"{classifier.name} takes {classifier.facts.size[0]} frames, these clips have {fake.size[0]}")

@@ -45,6 +45,8 @@ class Generate(Output):
     """A video each: numbers and ranges joined by commas."""
     truncation: float | None = Field(None, gt=0)
     """Latent numbers further from 0 than this are drawn again: less variety, fewer failures."""
+    truth: bool = False
+    """Of a generator that predicts: the frame it was given and the clip it is from, left of each video."""
     frames: int | None = Field(None, gt=0)
     """Longer or shorter clips than those it was trained on, of a generator that goes on frame by frame."""
 
@@ -56,7 +58,20 @@ def generate(words: list[str]) -> int:
     seeds = numbers(command.seeds)
     system, config, clips_seen = restored(run, command.checkpoint, command.frames)
     inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, command.labels), command.truncation)
-    return finish(videos(system, config, inputs, clips_seen), command, seeds, command.columns)
+    made = videos(system, config, inputs, clips_seen)
+    if command.truth:
+        if not system.sees:
+            refuse(f"--truth: a {config.system.name} generator predicts nothing")
+        made = beside(made, recorded(run), seeds)
+    return finish(made, command, seeds, command.columns)
+
+
+def beside(made: np.ndarray, config: Config, seeds: list[int]) -> np.ndarray:
+    """Given frame, true clip and prediction [N, T, H, 3 W, 3]; the one that is shorter stays at its last frame."""
+    real = transforms.to_frames(dataset(config)(torch.tensor(seeds), config.system.sizes[-1])[0]).numpy()
+    length = max(made.shape[1], real.shape[1])
+    lasting = lambda v: np.pad(v, ((0, 0), (0, length - v.shape[1]), *[(0, 0)] * 3), mode="edge")  # noqa: E731
+    return np.concatenate([lasting(real[:, :1]), lasting(real), lasting(made)], axis=3)
 
 
 def understood(command: Output, verb: str, intro: str, examples: str, words: list[str]) -> tuple[Output, Path | None]:

@@ -6,7 +6,7 @@ Legend: B clips, T frames, H x W pixels.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count as counted
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from .dataset import dataset
 from .metrics.scores import Scores
 from .models.system import System
 from .options import refuse
-from .sample import chosen_labels, inputs_of, restored, videos
+from .sample import chosen_labels, inputs_of, recorded, restored, videos
 from .train import report
 from .train.loop import Batches
 
@@ -47,15 +47,22 @@ class Clips:
 
 
 def of_run(
-    run: Path, checkpoint: str, first_seed: int, label: str | None, data: dict[str, str | None]
+    run: Path,
+    checkpoint: str,
+    first_seed: int,
+    label: str | None,
+    data: dict[str, str | None],
+    frames: int | None = None,
 ) -> tuple[Clips, Config, int]:
     """What its averaged generator makes of the latents of these seeds and up; its configuration; clips it has seen.
 
-    `label` is which one of the data's counts; `data` are other clips than it was trained on, if there are any.
+    `label` is which one of the data's counts; `data` are other clips than it was trained on, `frames` is another length
+    than theirs.
     """
-    system, config, clips_seen = restored(run, checkpoint)
-    config = config.model_copy(update=data)
-    return of_system(system, config, clips_seen, first_seed, label), config, clips_seen
+    system, config, clips_seen = restored(run, checkpoint, frames)
+    config = config.model_copy(update={**data, "system": recorded(run).system})  # whose clips stay as long as they are
+    made = of_system(system, config, clips_seen, first_seed, label)
+    return replace(made, size=(frames or made.size[0], *made.size[1:])), config, clips_seen
 
 
 def of_system(system: System, config: Config, clips_seen: int, first_seed: int, label: str | None) -> Clips:

@@ -54,6 +54,7 @@ WANTED = {
         "frechet/inception",
         "frechet, frame by frame/inception",
         "frechet/i3d 1 25",
+        "frechet/i3d 0 25",
     ],
 }
 

@@ -201,14 +201,16 @@ def fvd(seed: int) -> list[Metric]:
 
 def prediction(seed: int) -> list[Metric]:
     """The thesis of style-based prediction: 256 clips of BAIR. FID and inception score are of all frames, FID also of
-    each frame of the rollout against all real frames, and FVD of the first 24 that are predicted, 1 to 24.
+    each frame of the rollout against all real frames, and FVD of the first 24 that are predicted, 1 to 24, and of these
+    behind the frame that was given.
     """
-    seen, motion = inception_view(), i3d_view(1, 25)
+    seen, motion, whole = inception_view(), i3d_view(1, 25), i3d_view(0, 25)
     return [
         measures.inception("inception score, frames", seen, seen.name, seed=seed),
         measures.frechet_distance("fid", seen, "features", seen.name, seed=seed),
         measures.frechet_over_time("fid, frame by frame", seen, "features", seen.name, seed=seed),
         measures.frechet_distance("fvd", motion, "logits", motion.name, seed=seed),
+        measures.frechet_distance("fvd, with the given frame", whole, "logits", whole.name, seed=seed),
     ]
 
 
