@@ -77,6 +77,15 @@ def test_dvdgan_s_has_the_parameters_of_the_text(size, widths, total):
         assert count(dvdgan.Generator(cfg)) == total
 
 
+def test_dvdgans_cells_have_its_candidate_and_its_prediction_may_be_given_noise():
+    system = dvdgan.build(replace(SYSTEMS["dvdgan-prediction"], noise=True))
+    assert {level.rollout.cell.candidate for level in system.generator.levels} == {"relu"}
+    inputs = inputs_for(system)
+    assert inputs.latents.shape == (4, 8 * 4 * 4)
+    other = replace(inputs, latents=inputs.latents + 1)
+    assert not system.generator(inputs, Stage()).equal(system.generator(other, Stage()))
+
+
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith(("style-", "dvdgan-s-"))])
 def test_recipes_make_clips_of_their_size_whose_first_frame_is_the_given_one(recipe):
     config = RECIPES[recipe]()

@@ -40,15 +40,18 @@ def test_live_counts_storages_once_and_forgets_what_is_gone():
     assert live.now == 0
 
 
-@pytest.mark.parametrize("recompute", ["nothing", "newest", "all"])
-def test_what_is_foretold_is_what_a_step_holds(recompute):
-    one = replace(LAST, recompute=recompute)
+@pytest.mark.parametrize(
+    ("recompute", "micro_batch"), [("nothing", 8), ("newest", 8), ("all", 8), ("nothing", 2), ("all", 1)]
+)
+def test_what_is_foretold_is_what_a_step_holds(recompute, micro_batch):
+    one = replace(LAST, recompute=recompute, micro_batch=micro_batch)
     with Live() as live:
         system, training = build()
         training = replace(training, phases=(one,))
         state = loop.start(system, training)
         video = torch.zeros(8, 3, 8, 32, 32, dtype=torch.uint8)
-        batches = lambda positions, size: (video, torch.zeros(8, 1, dtype=torch.long))  # noqa: E731
+        labels = torch.zeros(8, 1, dtype=torch.long)
+        batches = lambda positions, size: (video[: len(positions)], labels[: len(positions)])  # noqa: E731
         for _ in range(2):  # the first one makes Adam's moments after its height
             loop.step(state, training, batches, lambda gradients: None)
     assert foretold(build, one, 1) == pytest.approx(live.most, rel=0.03)
