@@ -31,7 +31,7 @@ KINDS = (".mp4", ".gif", ".png", ".npz")
 
 
 class Command(Settings):
-    run: str = ""
+    run: str | None = None
     """The run folder of the generator: style-based prediction, DVD-GAN-S or VGAN's prediction."""
     out: str = "animated.mp4"
     """Where to: .mp4 and .gif play the futures side by side, .png has a strip of frames for each, .npz the bytes

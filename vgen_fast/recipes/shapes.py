@@ -118,8 +118,8 @@ SMALL = Critics(spatial=(8, 16, 32, 64), temporal=(8, 16, 32, 64), frames=4)
 def shape_motion_style() -> Config:
     """Style-based prediction from a first frame, 16x32x32, a quarter of the width; 30 minutes on one CPU core.
 
-    The hinge loss and spectral norm, a critic step for each of the generator's: the thesis' WGAN-GP takes twice as long
-    a step, and its scores of +-100 went back and forth until the run was sent back.
+    The hinge loss and spectral norm, a critic step for each of the generator's: with the thesis' WGAN-GP, two critic
+    steps and a penalty every fourth the scores swung by 100 until the run was sent back.
     """
     system = style_prediction.Config(size=32, width=4, frames=16, critics=SMALL)
     return shape_motion_of("shape-motion-style", system, "hinge", 18_000, PREDICTION)
