@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 
 from .config import Config, Settings
-from .data import transforms, write
+from .data import transforms
 from .data.decode import Rejected
 from .data.pool import Pool
 from .data.resize import Fit, resize
 from .data.sources import PICTURES, below
 from .models.system import Draw, Inputs, System
 from .options import changed, help_text, options_of, parse, refuse
-from .sample import numbers, recorded, restored
+from .sample import finish, numbers, recorded, restored
 from .train import report, seeding
 
 EXAMPLES = """examples:
@@ -77,7 +77,7 @@ def animate(words: list[str]) -> int:
                 report.complain(f"left out {path}: {error}")
                 bad += 1
                 continue
-            saved(frames, out, seeds, command.fps)
+            finish(frames, out, command.fps, seeds, len(seeds))
     if bad == len(photographs):
         refuse(f"{words[0]}: none of {bad} photographs can be read")
     return 0
@@ -179,15 +179,3 @@ def rollout(system: System, config: Config, inputs: Inputs) -> Iterator[torch.Te
         yield from system.rollout(inputs, AT_ONCE)
     else:
         yield system.video(system.generator(inputs, config.stage(config.clips - 1)))
-
-
-def saved(videos: np.ndarray, out: Path, seeds: list[int], fps: float) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npz":
-        np.savez_compressed(out, videos=videos, seeds=np.array(seeds))
-    elif out.suffix == ".png":
-        write.png(out, write.strip(videos))
-    else:
-        shown = write.grid(videos, len(videos), margin=2) if len(videos) > 1 else videos[0]
-        (write.gif if out.suffix == ".gif" else write.mp4)(out, shown, fps)
-    report.show(f"{out}: {len(videos)} futures of {'x'.join(map(str, videos.shape[1:4]))}")

@@ -4,6 +4,7 @@ Legend: N pictures, P pairs, Z latent numbers.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -68,8 +69,8 @@ def interpolate(words: list[str]) -> int:
     if of_images:
         frames = frames.reshape(-1, steps, *frames.shape[2:])
         tell_coherence(frames, config)
-        return finish(frames, command, seeds[::2], command.columns)
-    return finish(frames, command, [seed for seed in seeds[::2] for _ in range(steps)], steps)
+        return finish(frames, Path(command.out), command.fps, seeds[::2], command.columns)
+    return finish(frames, Path(command.out), command.fps, [seed for seed in seeds[::2] for _ in range(steps)], steps)
 
 
 def straight(first: Tensor, last: Tensor, steps: int) -> Tensor:

@@ -63,7 +63,7 @@ def generate(words: list[str]) -> int:
         if not system.sees:
             refuse(f"--truth: a {config.system.name} generator predicts nothing")
         made = beside(made, recorded(run), seeds)
-    return finish(made, command, seeds, command.columns)
+    return finish(made, Path(command.out), command.fps, seeds, command.columns)
 
 
 def beside(made: np.ndarray, config: Config, seeds: list[int]) -> np.ndarray:
@@ -210,8 +210,7 @@ def videos(system: System, config: Config, inputs: Inputs, clips_seen: int) -> n
     return torch.cat(found).numpy()
 
 
-def finish(frames: np.ndarray, command: Output, seeds: list[int], columns: int) -> int:
-    path = Path(command.out)
+def finish(frames: np.ndarray, path: Path, fps: float, seeds: list[int], columns: int) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         np.savez_compressed(path, videos=frames, seeds=np.array(seeds))
@@ -219,6 +218,7 @@ def finish(frames: np.ndarray, command: Output, seeds: list[int], columns: int) 
         write.png(path, write.strip(frames))
     else:
         large = write.enlarge(frames, max(1, 64 // frames.shape[3]))
-        (write.gif if path.suffix == ".gif" else write.mp4)(path, write.grid(large, columns), command.fps)
+        shown = large[0] if len(large) == 1 else write.grid(large, columns)
+        (write.gif if path.suffix == ".gif" else write.mp4)(path, shown, fps)
     report.show(f"{path}: {len(frames)} videos of {'x'.join(map(str, frames.shape[1:4]))}")
     return 0

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import spectral_norm
 from .labels import one_hot
 from .orthogonal import orthogonal
 from .residual import Down, of_frames
 from .segment import Segment
-from .spectral_norm import normalised
 
 View = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # (clip, first frames or None, uniform draws) -> seen
 
@@ -33,6 +33,7 @@ class Critics:
     shrink: int = 1  # of what the clip's critic sees; of frames, and of the window, where it is not "dvd"
     attention: bool = True  # behind the first block with a quarter of the last one's channels
     spectral_norm: bool = True
+    weights: tuple[float, float] = (1.0, 5.0)  # of the critic of frames, and of each of the others; DVD-GAN's are equal
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -87,7 +88,7 @@ class DualCritic(nn.Module):
         self.embed = nn.Linear(sum(classes), widths[-1], bias=False) if classes else None
         orthogonal(self)
         if cfg.spectral_norm:
-            normalised(self)
+            spectral_norm.normalised(self)
 
     def forward(self, seen: Tensor | tuple[Tensor, Tensor], stage: object = None) -> Tensor:
         x, labels = seen if self.classes else (seen, None)
@@ -130,6 +131,11 @@ class Part(NamedTuple):
     name: str
     module: DualCritic
     view: View
+    weight: float  # in the generator's loss
+
+    def follow(self, steps: int) -> None:
+        """After each step of the optimizer."""
+        spectral_norm.follow(self.module)
 
 
 def critics(cfg: Critics, *, given: bool, classes: tuple[int, ...] = ()) -> tuple[Part, ...]:
@@ -153,10 +159,12 @@ def critics(cfg: Critics, *, given: bool, classes: tuple[int, ...] = ()) -> tupl
     def crop(clip: Tensor, first: Tensor | None, draws: Tensor) -> Tensor:
         return window(clip, draws[:, -2:], cfg.shrink)
 
-    spatial = Part("frames", DualCritic(6 if given else 3, cfg.spatial, cfg, classes=classes), frames)
-    temporal = lambda name, view: Part(name, DualCritic(3, cfg.temporal, cfg, deep=2, classes=classes), view)  # noqa: E731
-    parts = (spatial, temporal("video", small if dvd else crop))
-    return (*parts, temporal("small", small)) if cfg.decomposition == "stronger" else parts
+    def of_clip(name: str, view: View) -> Part:
+        return Part(name, DualCritic(3, cfg.temporal, cfg, deep=2, classes=classes), view, cfg.weights[1])
+
+    spatial = DualCritic(6 if given else 3, cfg.spatial, cfg, classes=classes)
+    parts = Part("frames", spatial, frames, cfg.weights[0]), of_clip("video", small if dvd else crop)
+    return (*parts, of_clip("small", small)) if cfg.decomposition == "stronger" else parts
 
 
 def pixels(cfg: Critics, frames: int, height: int, width: int) -> int:

@@ -47,7 +47,6 @@ class Config:
     classes: tuple[int, ...] = ()
     spectral_norm: bool = True
     critics: Critics = CRITICS
-    weights: tuple[float, float] = (1.0, 1.0)  # of the critic of frames and those of the clip
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
     whole_batch = False
@@ -189,15 +188,8 @@ def build(cfg: Config) -> System:
 
         return view
 
-    spatial, temporal = cfg.weights
     critics = tuple(
-        Critic(
-            part.name,
-            part.module,
-            view_of(part),
-            spatial if part.name == "frames" else temporal,
-            constraint=Constraint(weights=lambda steps, module=part.module: spectral_norm.follow(module)),
-        )
+        Critic(part.name, part.module, view_of(part), part.weight, constraint=Constraint(weights=part.follow))
         for part in parts
     )
     constraint = Constraint(weights=lambda steps: spectral_norm.follow(generator))

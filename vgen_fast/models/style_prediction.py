@@ -18,7 +18,7 @@ critic of frames sees are drawn for each clip, its penalty is one for all K of a
 Legend: B clips, C channels, T frames, S numbers of a style, d level.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -34,7 +34,7 @@ from ..layers.recurrent import CELLS, Name, Rollout
 from ..layers.residual import Down, of_frames
 from ..layers.segment import Recomputed, Segment
 from ..layers.styled import StyledConv, ToRGB
-from .system import Clip, Constraint, Critic, Draw, Inputs, Stage, System
+from .system import Clip, Constraint, Critic, Draw, Inputs, Seen, Stage, System
 
 AT_ONCE = 2**17  # pixels of a clip that convolutions of a recomputing level pass at once, a frame at least
 LATENTS = 120  # of a style, where there is no frame
@@ -57,7 +57,6 @@ class Config:
     mixing: float = 0.0  # share of clips with two styles
     spectral_norm: bool = True  # of the encoder
     critics: Critics = CRITICS
-    weights: tuple[float, float] = (1.0, 5.0)  # of the critic of frames and those of the clip
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
     classes = ()
@@ -236,15 +235,11 @@ def build(cfg: Config) -> System:
         latents = draw.normal(sum(cfg.latents))  # first: a longer clip of a seed goes on from the shorter one
         return Inputs(latents, video[:, :, 0] if cfg.given else None, draw.uniform(num_draws(cfg.frames) + 2))
 
-    spatial, temporal = cfg.weights
+    def view_of(part: dual_critics.Part) -> Callable[[Clip, Inputs, Stage], Seen]:
+        return lambda clip, inputs, stage: part.view(clip, inputs.condition, inputs.draws[:, :-2])
+
     critics = tuple(
-        Critic(
-            part.name,
-            part.module,
-            lambda clip, inputs, stage, view=part.view: view(clip, inputs.condition, inputs.draws[:, :-2]),
-            spatial if part.name == "frames" else temporal,
-            constraint=Constraint(weights=lambda steps, module=part.module: spectral_norm.follow(module)),
-        )
+        Critic(part.name, part.module, view_of(part), part.weight, constraint=Constraint(weights=part.follow))
         for part in parts
     )
     constraint = Constraint(weights=lambda steps: spectral_norm.follow(generator))

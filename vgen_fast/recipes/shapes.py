@@ -127,5 +127,5 @@ def shape_motion_style() -> Config:
 
 def shape_motion_dvdgan_s() -> Config:
     """DVD-GAN-S with as many parameters and as much time as shape-motion-style."""
-    system = dvdgan.Config(size=32, widths=(38, 18, 8, 4), frames=16, critics=SMALL, weights=(1.0, 5.0))
+    system = dvdgan.Config(size=32, widths=(38, 18, 8, 4), frames=16, critics=SMALL)
     return shape_motion_of("shape-motion-dvdgan-s", system, "hinge", 14_000, PREDICTION)

@@ -64,7 +64,7 @@ def landscape_256() -> Config:
 
 def dvdgan_s_bair_64() -> Config:
     """DVD-GAN-S on BAIR, 25x64x64 from one frame, batch 128: inception score 10.68, FID 81.02."""
-    system = dvdgan.Config(critics=AT_64, weights=(1.0, 5.0))
+    system = dvdgan.Config(critics=AT_64)
     return published("dvdgan-s-bair-64", system, "bair.vgc", BAIR, 128, 4)
 
 
@@ -79,4 +79,4 @@ def dvdgan_s_landscape_128() -> Config:
 
 
 def wide() -> dvdgan.Config:
-    return dvdgan.Config(size=128, widths=(256, 256, 128, 64, 32), critics=AT_128, weights=(1.0, 5.0))
+    return dvdgan.Config(size=128, widths=(256, 256, 128, 64, 32), critics=AT_128)
