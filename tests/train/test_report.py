@@ -52,3 +52,10 @@ def test_the_page_shows_curves_and_events_and_escapes_what_it_shows(tmp_path):
 
 def test_durations_are_short_texts():
     assert [report.duration(s) for s in (0.4, 59, 61, 3599, 3661)] == ["0s", "59s", "1m01s", "59m59s", "1h01m"]
+
+
+def test_a_run_that_has_gone_back_tells_no_negative_speed(capsys):
+    progress = report.Progress(100, 0, float)
+    for clips_seen in (40, 48, 8):
+        progress.update(clips_seen, (1, 2, 2), report.Stage(), {}, tick=True)
+    assert "8%  ? left  8 of 100 clips  0.0 clips/s" in capsys.readouterr().out

@@ -63,6 +63,8 @@ class Progress:
 
     def update(self, clips_seen: int, size: tuple[int, int, int], stage: Stage, losses: dict[str, float], tick: bool):
         now = time.monotonic()
+        if clips_seen < self.recent[-1][1]:  # the run has gone back
+            self.recent.clear()
         self.recent.append((now, clips_seen))
         while len(self.recent) > 2 and self.recent[1][0] < now - LATELY:
             self.recent.popleft()
