@@ -134,6 +134,7 @@ def test_futures_lie_side_by_side(ending, runs, photo, tmp_path):
         (["animate", "PHOTO", "--run", "MOCOGAN"], "is a mocogan generator that starts from no frame"),
         (["animate", "PHOTO", "--run", "VGAN", "--frames", "9"], "the length of a vgan generator's clips is fixed, 8"),
         (["animate", "PHOTO", "--run", "RUN", "--mask", "SMALL"], "is 8x8 pixels, .* is 48x30"),
+        (["animate", "PHOTO", "--run", "RUN", "--mask", "none.png"], "--mask none.png: not a file: No such file"),
         (["animate", "BAD", "--run", "RUN"], "neither a JPEG nor a PNG"),
     ],
 )

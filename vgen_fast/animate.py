@@ -65,11 +65,10 @@ def animate(words: list[str]) -> int:
     photographs, seeds = jobs(Path(words[0]), Path(command.out)), numbers(command.seeds)
     system, config = predictor(command)
     with Pool() as pool:
-        mask = picture(Path(command.mask), pool) if command.mask else None
-        bad = 0
+        mask, bad = masked(command.mask, pool), 0
         for path, out in photographs:
             try:
-                pixels = picture(path, pool)
+                pixels = pool.picture(path, photograph=True)
                 frames = futures(system, config, pixels, seeds, command, mask, path)
             except Rejected as error:
                 if len(photographs) == 1:
@@ -118,12 +117,11 @@ def predictor(command: Command) -> tuple[System, Config]:
     return system, config
 
 
-def picture(path: Path, pool: Pool) -> np.ndarray:
-    """uint8 [H, W, 3], upright and in sRGB."""
+def masked(path: str | None, pool: Pool) -> np.ndarray | None:
     try:
-        return pool.picture(path, photograph=True)
-    except OSError as error:
-        raise Rejected("missing", error.strerror or str(error)) from error
+        return None if path is None else pool.picture(Path(path), photograph=True)
+    except Rejected as error:
+        refuse(f"--mask {path}: {error}")
 
 
 def fitted(pixels: np.ndarray, side: int, how: str) -> tuple[np.ndarray, tuple[slice, slice]]:

@@ -43,7 +43,7 @@ class Config:
     cell: Name = "convgru"
     up: Literal["nearest", "bilinear"] = "nearest"
     momentum: float = 0.01  # of batch norm's running statistics, of micro-batches
-    noise: bool = False  # added to what the lowest cell of a prediction is given
+    noise: bool = False  # instead of the deepest map, given to the lowest cell of a prediction
     classes: tuple[int, ...] = ()
     spectral_norm: bool = True
     critics: Critics = CRITICS
@@ -55,7 +55,6 @@ class Config:
     def __post_init__(self):
         if self.size % 2 ** (len(self.widths) - 1):
             raise ValueError(f"size {self.size} is no multiple of {2 ** (len(self.widths) - 1)}, of as many levels")
-
         self.critics.check(self.frames, self.size, self.given)
 
     @property
