@@ -52,7 +52,7 @@ class Joint(nn.Module):
         return convolved(self.of_input, x)
 
     def forward(self, given: Tensor, h: Tensor) -> Tensor:
-        return convolved(self.of_state, h) + given
+        return convolved(self.of_state, h).add_(given)
 
 
 class ConvRNN(nn.Module):

@@ -113,6 +113,7 @@ def shape_motion_mocogan() -> Config:
 
 PREDICTION = Optim(generator_lr=5e-4, critic_lr=5e-4, betas=(0.5, 0.999), ema=0.0)
 SMALL = Critics(spatial=(8, 16, 32, 64), temporal=(8, 16, 32, 64), frames=4)
+GO_ON = dict(diverged="go-on")  # a hinge loss that falls by half is taken for a failure
 
 
 def shape_motion_style() -> Config:
@@ -122,10 +123,10 @@ def shape_motion_style() -> Config:
     steps and a penalty every fourth the scores swung by 100 until the run was sent back.
     """
     system = style_prediction.Config(size=32, width=4, frames=16, critics=SMALL)
-    return shape_motion_of("shape-motion-style", system, "hinge", 18_000, PREDICTION)
+    return shape_motion_of("shape-motion-style", system, "hinge", 18_000, PREDICTION, **GO_ON)
 
 
 def shape_motion_dvdgan_s() -> Config:
     """DVD-GAN-S with as many parameters and as much time as shape-motion-style."""
     system = dvdgan.Config(size=32, widths=(38, 18, 8, 4), frames=16, critics=SMALL)
-    return shape_motion_of("shape-motion-dvdgan-s", system, "hinge", 14_000, PREDICTION)
+    return shape_motion_of("shape-motion-dvdgan-s", system, "hinge", 11_000, PREDICTION, **GO_ON)
