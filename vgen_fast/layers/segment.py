@@ -38,7 +38,9 @@ def _second_time() -> Iterator[None]:
 
 
 class Recomputed(nn.Module):
-    """Of a generator, which is differentiated once: what `remade` calls it for keeps its inputs alone."""
+    """A part of a generator, which is differentiated once. While it recomputes, only what goes into the functions that
+    `remade` runs stays between the passes.
+    """
 
     recompute, level = False, 0
 
