@@ -136,6 +136,7 @@ def test_futures_lie_side_by_side(ending, runs, photo, tmp_path):
         (["animate", "PHOTO", "--run", "RUN", "--mask", "SMALL"], "is 8x8 pixels, .* is 48x30"),
         (["animate", "PHOTO", "--run", "RUN", "--mask", "none.png"], "--mask none.png: not a file: No such file"),
         (["animate", "BAD", "--run", "RUN"], "neither a JPEG nor a PNG"),
+        (["animate", "PHOTO", "--run", "VGAN", "--seeds", "0-1"], "this vgan generator draws nothing at random"),
     ],
 )
 def test_what_cannot_be_animated_is_refused_in_one_sentence(words, sentence, runs, photo, tmp_path, capsys):

@@ -152,7 +152,10 @@ def futures(
     for seed in seeds:
         draw = Draw(seeding.derived(seed, "latents"), 1, torch.arange(1), first)
         pieces, done = [], 0
-        for piece in rollout(system, config, system.draw_inputs(first, None, draw)):
+        inputs = system.draw_inputs(first, None, draw)
+        if len(seeds) > 1 and not inputs.latents.numel():
+            refuse(f"--seeds: this {config.system.name} generator draws nothing at random: a photograph has one future")
+        for piece in rollout(system, config, inputs):
             pieces.append(transforms.to_frames(transforms.to_bytes(piece))[0].numpy())
             done += len(pieces[-1])
             report.show(f"{path}, seed {seed}: {min(done, frames)} of {frames} frames")

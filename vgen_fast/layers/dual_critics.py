@@ -81,7 +81,7 @@ class DualCritic(nn.Module):
         self.blocks = nn.Sequential()
         for i, (c, o) in enumerate(pairwise((inputs, *widths))):
             self.blocks.append(Segment(Down(c, o, first=i == 0, deep=i < deep)))
-            if cfg.attention and 4 * o == widths[-1] and 4 * widths[i - 1] != widths[-1]:
+            if cfg.attention and 4 * o == widths[-1] and o not in widths[:i]:
                 self.blocks.append(Segment(SelfAttention(o)))
         self.last = nn.Linear(widths[-1], 1)
         self.classes = classes

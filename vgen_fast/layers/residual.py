@@ -52,10 +52,10 @@ class ConditionalNorm(nn.Module):
 
 
 class Up(nn.Module):
-    """BN, ReLU, (twice as large,) conv3, BN, ReLU, conv3; beside them conv1 (, twice as large), which is the other way
-    round the same, and dearer.
+    """BN, ReLU, (twice as large,) conv3, BN, ReLU, conv3; beside them (twice as large,) conv1.
 
-    Batch norm is of all frames together; conditional, if it is `told` numbers.
+    Batch norm is of all frames together; conditional, if it is `told` numbers. The shortcut's convolution comes first,
+    which is the same and cheaper.
     """
 
     def __init__(

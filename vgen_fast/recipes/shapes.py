@@ -113,7 +113,7 @@ def shape_motion_mocogan() -> Config:
 
 PREDICTION = Optim(generator_lr=5e-4, critic_lr=5e-4, betas=(0.5, 0.999), ema=0.0)
 SMALL = Critics(spatial=(8, 16, 32, 64), temporal=(8, 16, 32, 64), frames=4)
-GO_ON = dict(diverged="go-on")  # a hinge loss that falls by half is taken for a failure
+GO_ON = dict(diverged="go-on")  # the swings of its losses were taken for a failure
 
 
 def shape_motion_style() -> Config:

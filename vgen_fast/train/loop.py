@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import batch_norm
 from ..layers.segment import recomputing
-from ..models.system import Critic, Draw, Stage, System, scores_of
+from ..models.system import Constraint, Critic, Draw, Stage, System, scores_of
 from . import divergence, ema, seeding
 from .objectives import Objective
 from .schedule import Phase, phase_at, rates_at, stage_at
@@ -232,8 +232,10 @@ class Step:
             self.note("generator/loss", loss, share)
             (share * self.state.scale * loss).backward()
 
-    def finish(self, name: str, rate: float) -> bool:
+    def finish(self, name: str, rate: float, constraint: Constraint | None) -> bool:
         """Adds up the gradients of all ranks; steps if they and their loss are finite, on all ranks or on none."""
+        if constraint and constraint.gradients:
+            constraint.gradients()
         optimizer = self.state.optimizers[name]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.add_up(gradients)
@@ -251,6 +253,8 @@ class Step:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             self.state.steps[name] += 1
+            if constraint and constraint.weights:
+                constraint.weights(self.state.steps[name])
         else:
             self.count(f"{name}/overflow" if self.state.scale > 1 else f"{name}/nonfinite")
             self.overflowed = True
@@ -287,12 +291,7 @@ class Step:
                     self.count(f"{critic.name}/vetoed")
                     state.optimizers[critic.name].zero_grad(set_to_none=True)
                     continue
-                constraint = critic.constraint
-                if constraint and constraint.gradients:
-                    constraint.gradients()
-                stepped = self.finish(critic.name, critic_rate)
-                if stepped and constraint and constraint.weights:
-                    constraint.weights(state.steps[critic.name])
+                self.finish(critic.name, critic_rate, critic.constraint)
                 if (bound := training.objectives[critic.name].clip) is not None:
                     parameters = [p.data for p in state.optimizers[critic.name].state]  # those that stand
                     torch._foreach_clamp_max_(parameters, bound)
@@ -300,9 +299,7 @@ class Step:
         if may_generator:
             with only(system, system.generator):
                 self.generator()
-            if self.finish("generator", generator_rate):
-                if system.constraint and system.constraint.weights:
-                    system.constraint.weights(state.steps["generator"])
+            if self.finish("generator", generator_rate, system.constraint):
                 ema.update(state.average, system.generator, training.ema_decay, state.steps["generator"])
         else:
             self.count("generator/vetoed")
