@@ -101,12 +101,12 @@ def eager(row: Row) -> Callable[[], float]:
         return Draw(seed, row.batch, rows, video)
 
     def step() -> float:
+        draw = drawn("critics", 0)
+        inputs = system.draw_inputs(video, None, draw)
+        with torch.no_grad():
+            made, given = system.generator(inputs, stage), system.real(video, inputs, stage)
         for critic in system.critics:
-            draw = drawn(critic.name, 0)
-            inputs = system.draw_inputs(video, None, draw)
-            with torch.no_grad():
-                fake = critic.view(system.generator(inputs, stage), inputs, stage)
-                real = critic.view(system.real(video, inputs, stage), inputs, stage)
+            fake, real = critic.view(made, inputs, stage), critic.view(given, inputs, stage)
             judged = critic.module(real, stage), critic.module(fake, stage)
             loss = objective.critic(*map(scores_of, judged))
             if critic.task:

@@ -29,7 +29,7 @@ def one_step(objective="wgan_gp", minibatch="stddev", spoil=lambda system: syste
     step.load()
     (critic,) = system.critics
     with only(system, critic.module):
-        step.critic(critic, 0)
+        step.critics(0)
     with only(system, system.generator):
         step.generator()
     return {p.grad.device.type for m in networks(system).values() for p in m.parameters() if p.grad is not None}

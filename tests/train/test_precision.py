@@ -1,6 +1,8 @@
 """Mixed precision: gradients against float64 at any scale of the losses, the scale's own course, recomputing."""
 
+import statistics
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,16 +15,16 @@ from .tiny import bits, make, phase, same, take
 TYPES = {"bf16": (torch.bfloat16, 2e-2), "fp16": (torch.float16, 5e-3)}
 
 
-def critic_gradients(objective, dtype, autocast, scale, recompute="nothing"):
-    """All gradients of the critic after its part of a step, as one vector, free of the scale."""
-    state, training = make(objective, dtype=dtype, autocast=autocast)
+def critic_gradients(objective, dtype, autocast, scale, recompute="nothing", seed=0):
+    """All gradients of the critic after its part of a first step, as one vector, free of the scale."""
+    state, training = make(objective, dtype=dtype, autocast=autocast, seed=seed)
     state.scale = scale
     one = loop.begin(state, replace(training, phases=(replace(phase(), recompute=recompute),)),
                      MovingShapes((8, 16, 16), 3), lambda gradients: None)  # fmt: skip
     one.load()
     critic = state.system.critics[0]
     with loop.only(state.system, critic.module):
-        one.critic(critic, 0)
+        one.critics(0)
     found = [p.grad.flatten() for p in critic.module.parameters() if p.grad is not None]
     assert all(g.dtype == dtype for g in found)
     return torch.cat(found).double() / scale
@@ -35,15 +37,19 @@ def error(a, b):
 @pytest.mark.parametrize("precision", TYPES)
 @pytest.mark.parametrize("objective", ["wgan_gp", "vanilla_r1", "swgan", "swgan_thesis"])
 def test_gradients_with_their_penalty_are_those_of_float64_at_any_scale(objective, precision):
+    """On the mean of four seeds: of one, an activation rounded to the other side of 0 can be half of the error."""
     dtype, allowed = TYPES[precision]
-    exact = critic_gradients(objective, torch.float64, None, 1.0)
-    assert error(critic_gradients(objective, torch.float32, None, 2.0**10), exact) < 1e-5
-    found = {power: critic_gradients(objective, torch.float32, dtype, 2.0**power) for power in (0, 5, 10, 16)}
-    for power, gradients in found.items():
-        if power == 16 and precision == "fp16" and not gradients.isfinite().all():
-            continue  # an overflow, which a step sees
-        assert error(gradients, exact) < allowed, power
-        assert error(gradients, found[10]) < 1e-3, power
+    errors = []
+    for seed in range(4):
+        gradients_of = partial(critic_gradients, objective, seed=seed)
+        exact = gradients_of(torch.float64, None, 1.0)
+        assert error(gradients_of(torch.float32, None, 2.0**10), exact) < 1e-5
+        found = {power: gradients_of(torch.float32, dtype, 2.0**power) for power in (0, 5, 10, 16)}
+        if precision == "fp16" and not found[16].isfinite().all():
+            del found[16]  # an overflow, which a step sees
+        assert all(error(gradients, found[10]) < 1e-3 for gradients in found.values())
+        errors.append(error(found[10], exact))
+    assert statistics.mean(errors) < allowed, errors
 
 
 def test_a_penalty_on_scaled_slopes_would_be_seen(monkeypatch):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import batch_norm
 from ..layers.segment import recomputing
-from ..models.system import Constraint, Critic, Draw, Stage, System, scores_of
+from ..models.system import Clip, Constraint, Critic, Draw, Inputs, Stage, System, scores_of
 from . import divergence, ema, seeding
 from .objectives import Objective
 from .schedule import Phase, phase_at, rates_at, stage_at
@@ -91,10 +91,10 @@ def start(system: System, training: Training) -> State:
 
 
 @contextmanager
-def only(system: System, trained: nn.Module) -> Iterator[None]:
-    """Gradients for this network and no other."""
+def only(system: System, *trained: nn.Module) -> Iterator[None]:
+    """Gradients for these networks and no other."""
     for module in networks(system).values():
-        module.requires_grad_(module is trained)
+        module.requires_grad_(module in trained)
     yield
 
 
@@ -174,37 +174,41 @@ class Step:
         self.losses |= self.noted
         self.noted = {}
 
-    def critic(self, critic: Critic, number: int) -> None:
-        """Gradients of one critic for one batch, left in its parameters."""
-        system, stage, objective = self.system, self.stage, self.training.objectives[critic.name]
-        scale = self.state.scale
-        penalised = self.state.steps[critic.name] % self.training.penalty_every == 0
-        for draw, share, video, labels in self.real(critic.name, number):
+    def critics(self, number: int) -> None:
+        """Gradients of all critics for one batch and the same fakes, left in their parameters."""
+        system, stage = self.system, self.stage
+        for draw, share, video, labels in self.real("critics", number):
             with torch.no_grad(), self.lowered():
                 inputs = system.draw_inputs(video, labels, draw)
-                seen_fake = critic.view(system.generator(inputs, stage), inputs, stage)
-                seen_real = critic.view(system.real(video, inputs, stage), inputs, stage)
+                real, fake = system.real(video, inputs, stage), system.generator(inputs, stage)
+            for critic in system.critics:
+                self.critic(critic, real, fake, inputs, draw, share)
+
+    def critic(self, critic: Critic, real: Clip, fake: Clip, inputs: Inputs, draw: Draw, share: float) -> None:
+        stage, scale, objective = self.stage, self.state.scale, self.training.objectives[critic.name]
+        with torch.no_grad(), self.lowered():
+            seen_real, seen_fake = critic.view(real, inputs, stage), critic.view(fake, inputs, stage)
+        with self.passing(critic.module):
+            of_real, of_fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
+        scores_real, scores_fake = scores_of(of_real), scores_of(of_fake)
+        loss = objective.critic(scores_real, scores_fake)
+        if task := critic.task:
+            asked = [(task.real, of_real), (task.fake, of_fake)]
+            each = (weight * task.loss(judged.answer, inputs) for weight, judged in asked if weight)
+            solved = sum(each, self.like.new_zeros(()))
+            self.note(f"{critic.name}/{task.name}", solved, share)
+            loss = loss + solved
+        self.note(f"{critic.name}/loss", loss, share)
+        self.note(f"{critic.name}/real", scores_real.mean(), share)
+        self.note(f"{critic.name}/fake", scores_fake.mean(), share)
+        self.note("generator/adversarial", critic.weight * objective.generator(scores_fake.detach()), share)
+        (share * scale * loss).backward()
+        if objective.penalty and self.state.steps[critic.name] % self.training.penalty_every == 0:
             with self.passing(critic.module):
-                real, fake = critic.module(seen_real, stage), critic.module(seen_fake, stage)
-            scores_real, scores_fake = scores_of(real), scores_of(fake)
-            loss = objective.critic(scores_real, scores_fake)
-            if task := critic.task:
-                asked = [(task.real, real), (task.fake, fake)]
-                each = (weight * task.loss(judged.answer, inputs) for weight, judged in asked if weight)
-                solved = sum(each, self.like.new_zeros(()))
-                self.note(f"{critic.name}/{task.name}", solved, share)
-                loss = loss + solved
-            self.note(f"{critic.name}/loss", loss, share)
-            self.note(f"{critic.name}/real", scores_real.mean(), share)
-            self.note(f"{critic.name}/fake", scores_fake.mean(), share)
-            self.note("generator/adversarial", critic.weight * objective.generator(scores_fake.detach()), share)
-            (share * scale * loss).backward()
-            if objective.penalty and penalised:
-                with self.passing(critic.module):
-                    penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw, scale)
-                    penalty = self.training.penalty * penalty
-                self.note(f"{critic.name}/penalty", penalty, share)
-                (share * scale * self.training.penalty_every * penalty).backward()
+                penalty = objective.penalty(critic.module, seen_real, seen_fake, stage, draw, scale)
+                penalty = self.training.penalty * penalty
+            self.note(f"{critic.name}/penalty", penalty, share)
+            (share * scale * self.training.penalty_every * penalty).backward()
 
     def generator(self) -> None:
         """Gradients of the generator for one batch."""
@@ -280,9 +284,8 @@ class Step:
         may_critics = may_generator = True
         for number in range(training.critic_steps):
             self.load()
-            for critic in system.critics:
-                with only(system, critic.module):
-                    self.critic(critic, number)
+            with only(system, *(critic.module for critic in system.critics)):
+                self.critics(number)
             if training.gate:
                 self.add_up(())
                 may_critics, may_generator = training.gate({name: float(value) for name, value in self.losses.items()})

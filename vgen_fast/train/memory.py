@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -104,12 +105,14 @@ def foretold(build: Callable[[], tuple[System, Training]], phase: Phase, num_lab
         step.rows = step.rows[:2]  # the second has all that later ones have: gradients of one before it
         step.load()
         kept = sum(p.untyped_storage().nbytes() for p in system.generator.parameters())  # of the averaged copy
-        passes = {critic.module: partial(step.critic, critic, 0) for critic in system.critics}
-        for module, run in (*passes.items(), (system.generator, step.generator)):
-            with only(system, module):
+        critics = [critic.module for critic in system.critics]
+        for modules, run in (critics, partial(step.critics, 0)), ([system.generator], step.generator):
+            with only(system, *modules):
                 run()
-            kept += sum(2 * p.grad.untyped_storage().nbytes() for p in module.parameters() if p.grad is not None)
-            module.zero_grad()
+            for parameter in chain.from_iterable(module.parameters() for module in modules):
+                if parameter.grad is not None:
+                    kept += 2 * parameter.grad.untyped_storage().nbytes()
+                    parameter.grad = None
     return live.most + kept
 
 
