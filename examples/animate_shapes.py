@@ -10,7 +10,6 @@ distance of each frame.
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ def parted(folder: Path, out: Path) -> tuple[Path, Path]:
         for number, path in enumerate(sorted((folder / label).iterdir())):
             link = parts[number % 10 == 9] / label / path.name
             if not link.exists():
-                os.link(path, link)
+                link.symlink_to(path.resolve())
     return parts
 
 

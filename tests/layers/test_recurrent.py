@@ -74,6 +74,19 @@ def test_gru_is_its_equation(candidate, x_h):
     torch.testing.assert_close(seen(cell, x, h), wanted)
 
 
+@pytest.mark.parametrize("name", [name for name in CELLS if name != "convrnn"])
+@pytest.mark.parametrize("b", [4.0, -4.0])
+def test_a_state_is_kept_as_long_as_it_is_told(name, b):
+    """Of cells whose weights are 0, so that gates are their biases, the candidate is 0 and a warp a mean or nothing."""
+    cell = CELLS[name](3, 4).double()
+    for p in cell.parameters():
+        nn.init.zeros_(p)
+    state = torch.ones(1, 4 * cell.parts, 6, 6).double()
+    _, last = Rollout(cell, remembers=b)(torch.zeros(1, 3, 1, 6, 6).double(), state, 2)
+    kept = torch.tensor(b).double().sigmoid() ** 2
+    torch.testing.assert_close(last[0, -1, 2:4, 2:4], kept.expand(2, 2))
+
+
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_lstm_is_its_equation_and_remembers_to_begin_with(peepholes, x_h):
     x, h = x_h

@@ -8,6 +8,9 @@ Deviations: K-TrajGRU's and TSRU's kernels are not printed anywhere; here two 3x
 the 3x3 neighbours of a place, the same for all channels. TSRU's public equation mixes the old state with the candidate,
 which in TSRU_p leaves the warp without effect: the warped one is mixed, `mix="raw"` has it as printed.
 
+`remember` sets the bias of the gate that keeps the state: a step keeps sigmoid(b) of it, to begin with. At 0, where
+cells begin, a first state is gone after a few frames.
+
 Legend: B clips, I / C channels of inputs / state, T steps, H x W places, L flows, k taps of a warp.
 """
 
@@ -86,6 +89,9 @@ class ConvLSTM(nn.Module):
             self.joint.of_input.bias[channels : 2 * channels] = 1  # remembers, to begin with
         self.peepholes = nn.Parameter(torch.zeros(3, channels, 1, 1)) if peepholes else None
 
+    def remember(self, b: float) -> None:
+        nn.init.constant_(self.joint.of_input.bias.chunk(4)[1], b)
+
     def given(self, x: Tensor) -> Given:
         return (self.joint.given(x),)
 
@@ -112,6 +118,9 @@ class ConvGRU(nn.Module):
         super().__init__()
         self.candidate = candidate
         self.gates, self.new = Joint(inputs, channels, 2 * channels), Joint(inputs, channels, channels)
+
+    def remember(self, b: float) -> None:
+        nn.init.constant_(self.gates.of_input.bias.chunk(2)[0], -b if self.candidate == "tanh" else b)
 
     def given(self, x: Tensor) -> Given:
         return self.gates.given(x), self.new.given(x)
@@ -192,6 +201,9 @@ class TrajGRU(nn.Module):
         self.flows = nn.Conv2d(32, 2 * flows, 5, padding=2)
         self.of_state = nn.Conv2d(flows * channels, 3 * channels, 1)
 
+    def remember(self, b: float) -> None:
+        nn.init.constant_(self.of_input.bias.chunk(3)[1], b)
+
     def given(self, x: Tensor) -> Given:
         return convolved(self.of_input, x), convolved(self.warp_of_input, x)
 
@@ -249,6 +261,9 @@ class TSRU(nn.Module):
         self.new = Joint(inputs, channels, channels)
         self.update = Joint(channels if form == "s" else inputs, channels, channels)
 
+    def remember(self, b: float) -> None:
+        nn.init.constant_(self.update.of_input.bias, b)
+
     def given(self, x: Tensor) -> Given:
         seen = self.warp.hidden.given(x), self.new.given(x)
         return seen if self.form == "s" else (*seen, self.update.given(x))
@@ -273,6 +288,11 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def check(name: Name, remembers: float | None) -> None:
+    if remembers is not None and name == "convrnn":
+        raise ValueError("remembers: a convrnn has no gate that keeps its state")
+
+
 class Rollout(Recomputed):
     """A cell over time: inputs [B, I, T, H, W], of one frame if all steps are given the same, and a first state
     [B, C, H, W] to what all steps show [B, C, T, H, W], and the last state to go on from.
@@ -280,9 +300,11 @@ class Rollout(Recomputed):
     Recomputing, it keeps what the steps are given and the states between them.
     """
 
-    def __init__(self, cell: nn.Module, level: int = 0):
+    def __init__(self, cell: nn.Module, level: int = 0, *, remembers: float | None = None):
         super().__init__()
         self.cell, self.level = cell, level
+        if remembers is not None:
+            cell.remember(remembers)
 
     def first(self, h: Tensor) -> Tensor:
         """The state that shows h and remembers nothing else."""

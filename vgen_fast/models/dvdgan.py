@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers import dual_critics, spectral_norm
+from ..layers import dual_critics, recurrent, spectral_norm
 from ..layers.dual_critics import CRITICS, Critics, num_draws
 from ..layers.labels import one_hot
 from ..layers.orthogonal import orthogonal
@@ -41,6 +41,7 @@ class Config:
     widths: tuple[int, ...] = (128, 128, 64, 32, 16)  # of each level's cell, then of the last level's output
     frames: int = 25  # the given one among them
     cell: Name = "convgru"
+    remembers: float | None = None  # sigmoid of it is what a step keeps of a cell's state, to begin with; None leaves it be
     up: Literal["nearest", "bilinear"] = "nearest"
     momentum: float = 0.01  # of batch norm's running statistics, of micro-batches
     noise: bool = False  # instead of the deepest map, given to the lowest cell of a prediction
@@ -56,6 +57,7 @@ class Config:
         if self.size % 2 ** (len(self.widths) - 1):
             raise ValueError(f"size {self.size} is no multiple of {2 ** (len(self.widths) - 1)}, of as many levels")
         self.critics.check(self.frames, self.size, self.given)
+        recurrent.check(self.cell, self.remembers)
 
     @property
     def given(self) -> bool:
@@ -91,7 +93,8 @@ class Level(Recomputed):
 
     def __init__(self, cfg: Config, inputs: int, channels: int, outputs: int, told: int):
         super().__init__()
-        self.rollout = Rollout(CELLS[cfg.cell](inputs, channels, **OPTIONS.get(cfg.cell, {})))
+        cell = CELLS[cfg.cell](inputs, channels, **OPTIONS.get(cfg.cell, {}))
+        self.rollout = Rollout(cell, remembers=cfg.remembers)
         options = dict(momentum=cfg.momentum, told=told)
         self.up = Up(channels, channels, up=cfg.up, **options)
         self.same = Up(channels, outputs, **options)

@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers import dual_critics, spectral_norm
+from ..layers import dual_critics, recurrent, spectral_norm
 from ..layers.dual_critics import CRITICS, Critics, num_draws
 from ..layers.equalized import EqualizedLinear
 from ..layers.orthogonal import orthogonal
@@ -49,6 +49,7 @@ class Config:
     frames: int = 25
     variant: Literal["code", "literal"] = "code"
     cell: Name = "convgru"
+    remembers: float | None = None  # sigmoid of it is what a step keeps of a cell's state, to begin with; None leaves it be
     block: Literal["modulated", "adain"] = "modulated"
     styles: int = 256
     style_act: Literal["sigmoid", "none"] = "sigmoid"
@@ -67,6 +68,7 @@ class Config:
         if self.size != self.lowest * 2**self.depth or self.lowest < 4 or self.lowest & (self.lowest - 1):
             raise ValueError(f"size {self.size} must be lowest {self.lowest} doubled, and that a power of 2 from 4 on")
         self.critics.check(self.frames, self.size, self.given)
+        recurrent.check(self.cell, self.remembers)
         if self.mixing and self.given:
             raise ValueError("mixing is of given=False: a frame has one style")
 
@@ -153,7 +155,7 @@ class Level(Recomputed):
     def __init__(self, cfg: Config, inputs: int, channels: int, outputs: int):
         super().__init__()
         options = dict(noise=cfg.noise, adain=cfg.block == "adain")
-        self.rollout = Rollout(CELLS[cfg.cell](inputs, channels))
+        self.rollout = Rollout(CELLS[cfg.cell](inputs, channels), remembers=cfg.remembers)
         self.up = StyledConv(channels, channels, cfg.styles, up=True, **options)
         self.same = StyledConv(channels, outputs, cfg.styles, **options)
 
