@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from .data.strips import Shrink
-from .models import dvdgan, mocogan, progressive, style_prediction, tgan, tgan2, vgan
+from .models import dvdgan, mocogan, progressive, stgan, style_prediction, tgan, tgan2, vgan
 from .models.system import Stage
 from .train.schedule import Phase, Recompute, stage_at
 
@@ -36,6 +36,7 @@ System = Annotated[
     | Annotated[tgan.Config, Tag("tgan")]
     | Annotated[tgan2.Config, Tag("tgan2")]
     | Annotated[mocogan.Config, Tag("mocogan")]
+    | Annotated[stgan.Config, Tag("stgan")]
     | Annotated[style_prediction.Config, Tag("style_prediction")]
     | Annotated[dvdgan.Config, Tag("dvdgan")],
     Discriminator(system_name),
@@ -60,6 +61,7 @@ class Grow(NamedTuple):
     falling: NonNegativeInt = 0  # stable clips in which the rates fall to 0, linearly; 0 is never
     constant: NonNegativeInt = 0  # stable clips before they begin to do so
     cosine: NonNegativeInt = 0  # clips of half a cosine along which they fall to 0, and rise again; 0 is never
+    halved_at: tuple[PositiveInt, ...] = ()  # stable clips, after each of which the rates are half as large
 
 
 class Optim(Settings):
@@ -75,6 +77,8 @@ class Optim(Settings):
     """Added to the root of the second moment."""
     weight_decay: float = Field(0.0, ge=0)
     """Times the weights, added to their gradients."""
+    critics_decay: bool = False
+    """Whether weight decay is of the critics alone."""
     clip: float | None = Field(None, gt=0)
     """Numbers of gradients further from 0 are cut to it."""
     ema: float = Field(0.999, ge=0, lt=1)
@@ -152,13 +156,17 @@ class Config(Settings):
     """Everything random is a function of it."""
     phases: tuple[Grow, ...]
     """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates, stable clips in
-    which they halve, or fall to 0, those before, and those in which they fall along a cosine."""
+    which they halve, or fall to 0, those before, those in which they fall along a cosine, and after which they are half
+    as large."""
     critic_steps: int = Field(1, gt=0)
     """Critic steps for each of the generator's."""
     penalty: float = Field(1.0, gt=0)
     """Factor on the weight of the objective's penalty."""
     penalty_every: int = Field(1, gt=0)
     """Critic steps from one penalty to the next; its weight grows alike."""
+    balance: Literal["none", "ratio", "hysteresis"] = "none"
+    """Who rests, by the critics' loss over the generator's adversarial one: critics below 0.1, with hysteresis until it
+    is 0.5 again, and the generator above 10."""
     diverged: Literal["go-back", "go-on"] = "go-back"
     """What a run does whose losses, gradients or diversity are finite but lost: go back to a checkpoint, or tell it and
     go on."""
@@ -186,6 +194,7 @@ class Config(Settings):
                 falling=grow.falling,
                 constant=grow.constant,
                 cosine=grow.cosine,
+                halved_at=grow.halved_at,
             )
             for level, grow in enumerate(self.phases)
         )

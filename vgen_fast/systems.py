@@ -1,7 +1,7 @@
 """A run's networks from its configuration: which file of models/ builds which system."""
 
 from .config import Config
-from .models import dvdgan, mocogan, progressive, style_prediction, tgan, tgan2, vgan
+from .models import dvdgan, mocogan, progressive, stgan, style_prediction, tgan, tgan2, vgan
 from .models.system import System
 
 BUILDERS = {  # by the class of a system's configuration, where that is all there is to know
@@ -9,6 +9,7 @@ BUILDERS = {  # by the class of a system's configuration, where that is all ther
     tgan.Config: tgan.build,
     tgan2.Config: tgan2.build,
     mocogan.Config: mocogan.build,
+    stgan.Config: stgan.build,
     style_prediction.Config: style_prediction.build,
     dvdgan.Config: dvdgan.build,
 }

@@ -6,7 +6,7 @@ import torch
 
 from vgen_fast.config import Config, Grow, Optim
 from vgen_fast.layers.dual_critics import Critics
-from vgen_fast.models import dvdgan, mocogan, progressive, style_prediction, tgan, tgan2, vgan
+from vgen_fast.models import dvdgan, mocogan, progressive, stgan, style_prediction, tgan, tgan2, vgan
 from vgen_fast.models.progressive import Row
 from vgen_fast.models.system import Draw
 from vgen_fast.train import loop
@@ -45,6 +45,16 @@ SYSTEMS = {
         critics=replace(CRITICS, decomposition="stronger", shrink=2),
     ),
     "dvdgan-prediction": dvdgan.Config(size=16, widths=(8, 8, 8), frames=4, up="bilinear", critics=CRITICS),
+    "stgan": stgan.Config(
+        frames=2, size=29, codes=16, first=(16, 4), slope=0.2, encoder="drawn",
+        rows=(stgan.Row("deconv2", 8), stgan.Row("conv2_1", 8, 1), stgan.Row("deconv1", 8), stgan.Row("deconv0", 3)),
+        looks=(stgan.Look(8, 5, 2), stgan.Look(8, 3, 2)), of_code=(8, 8), joined=8, dropout=0.0,
+    ),
+    "stgan-images": stgan.Config(
+        depth=1, frames=1, size=32, codes=16, first=(16, 4), encoder="drawn", compared="fc6", dropout=0.0,
+        rows=(stgan.Row("deconv2", 8), stgan.Row("deconv1", 8), stgan.Row("deconv0", 3)),
+        looks=(stgan.Look(8, 5, 2), stgan.Look(8, 3, 2)), of_code=(8, 8), joined=8,
+    ),
 }  # fmt: skip
 
 

@@ -228,7 +228,7 @@ def test_degenerate_batches_give_finite_steps(objective, video):
 
 
 def test_a_gate_vetoes_a_step_and_is_counted():
-    state, training = make(gate=lambda losses: (losses["video/loss"] > 1e9, losses["generator/adversarial"] > 1e9))
+    state, training = make(gate=lambda losses, _: (losses["video/loss"] > 1e9, losses["generator/adversarial"] > 1e9))
     before = weights(state)
     take(state, training, 2)
     assert state.events == {"video/vetoed": 2, "generator/vetoed": 2}

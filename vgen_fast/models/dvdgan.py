@@ -41,7 +41,7 @@ class Config:
     widths: tuple[int, ...] = (128, 128, 64, 32, 16)  # of each level's cell, then of the last level's output
     frames: int = 25  # the given one among them
     cell: Name = "convgru"
-    remembers: float | None = None  # sigmoid of it is what a step keeps of a cell's state, to begin with; None leaves it be
+    remembers: float | None = None  # sigmoid of it is how much of its state a cell keeps a step, to begin with
     up: Literal["nearest", "bilinear"] = "nearest"
     momentum: float = 0.01  # of batch norm's running statistics, of micro-batches
     noise: bool = False  # instead of the deepest map, given to the lowest cell of a prediction

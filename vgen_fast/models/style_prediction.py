@@ -49,7 +49,7 @@ class Config:
     frames: int = 25
     variant: Literal["code", "literal"] = "code"
     cell: Name = "convgru"
-    remembers: float | None = None  # sigmoid of it is what a step keeps of a cell's state, to begin with; None leaves it be
+    remembers: float | None = None  # sigmoid of it is how much of its state a cell keeps a step, to begin with
     block: Literal["modulated", "adain"] = "modulated"
     styles: int = 256
     style_act: Literal["sigmoid", "none"] = "sigmoid"

@@ -1,11 +1,13 @@
 """CaffeNet and AlexNet: five convolutions, two local response norms, three dense layers, in 227x227 pixels.
 
-CaffeNet pools before it norms, AlexNet norms first. Caffe's pools count a window that begins inside, and its norm
-divides by (1 + alpha / 5 sum x^2)^beta over five channels, which is torch's.
+CaffeNet pools before it norms, AlexNet norms first; `small` is a narrow one for frames of few pixels. Caffe's pools
+count a window that begins inside, and its norm divides by (1 + alpha / 5 sum x^2)^beta over five channels, which is
+torch's.
 
 Legend: B pictures, K classes.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +36,7 @@ class Row(NamedTuple):
 
 
 ROWS = (Row(96, 11, 4), Row(256, 5, 1, 2, 2), Row(384, 3, 1, 1), Row(384, 3, 1, 1, 2), Row(256, 3, 1, 1, 2))
+SMALL = (Row(16, 5), Row(32, 3, 1, 1), Row(48, 3, 1, 1), Row(48, 3, 1, 1), Row(32, 3, 1, 1))
 
 
 class Convolutions(nn.Module):
@@ -72,10 +75,22 @@ class Seen(NamedTuple):
 
 
 class CaffeNet(nn.Module):
-    def __init__(self, classes: int = 1000, norm_first: bool = False):
+    def __init__(
+        self,
+        classes: int = 1000,
+        norm_first: bool = False,
+        *,
+        rows: tuple[Row, ...] = ROWS,
+        side: int = SIDE,
+        codes: int = 4096,
+    ):
         super().__init__()
-        self.convolutions = Convolutions(norm_first=norm_first)
-        self.fc6, self.fc7, self.fc8 = nn.Linear(9216, 4096), nn.Linear(4096, 4096), nn.Linear(4096, classes)
+        self.convolutions = Convolutions(rows, norm_first)
+        for row, pooled in zip(rows, (True, True, False, False, True), strict=True):
+            side = (side + 2 * row.padding - row.size) // row.stride + 1
+            side = math.ceil((side - 3) / 2) + 1 if pooled else side
+        self.fc6 = nn.Linear(rows[-1].channels * side**2, codes)
+        self.fc7, self.fc8 = nn.Linear(codes, codes), nn.Linear(codes, classes)
 
     def forward(self, pictures: Tensor) -> Seen:
         """[B, 3, 227, 227], as `prepare` makes them."""
@@ -83,6 +98,28 @@ class CaffeNet(nn.Module):
         fc6 = F.relu(self.fc6(pool5.flatten(1)))
         fc7 = F.relu(self.fc7(F.dropout(fc6, 0.5, self.training)))
         return Seen(pool5, fc6, fc7, self.fc8(F.dropout(fc7, 0.5, self.training)))
+
+
+class Encoded(NamedTuple):
+    pool5: Tensor  # [B, C, 6, 6]
+    fc6: Tensor  # [B, Z], after the ReLU
+
+
+class Encoder(nn.Module):
+    """The layers of a CaffeNet up to fc6."""
+
+    def __init__(self, of: CaffeNet):
+        super().__init__()
+        self.convolutions, self.fc6 = of.convolutions, of.fc6
+        self.codes = of.fc6.out_features
+
+    def forward(self, pictures: Tensor) -> Encoded:
+        pool5 = self.convolutions(pictures)
+        return Encoded(pool5, F.relu(self.fc6(pool5.flatten(1))))
+
+
+def small(classes: int, side: int, codes: int) -> CaffeNet:
+    return CaffeNet(classes, rows=SMALL, side=side, codes=codes)
 
 
 def prepare(pictures: Tensor, mean: tuple[float, float, float] = MEAN) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ..config import Config
-from . import mocogan, pgan, progressive, shapes, style_prediction, tgan, tgan2, vgan
+from . import mocogan, pgan, progressive, shapes, stgan, style_prediction, tgan, tgan2, vgan
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapes": shapes.shapes,
@@ -49,4 +49,6 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "dvdgan-s-bair-64": style_prediction.dvdgan_s_bair_64,
     "dvdgan-s-sky-128": style_prediction.dvdgan_s_sky_128,
     "dvdgan-s-landscape-128": style_prediction.dvdgan_s_landscape_128,
+    "stgan-images": stgan.images,
+    "stgan-ucf101": stgan.ucf101,
 }

@@ -20,6 +20,7 @@ from ..config import Config, Settings, from_yaml
 from ..data.decode import TooMuchBadData
 from ..data.journal import write_whole
 from ..dataset import dataset
+from ..inflate import inflated
 from ..metrics.sliced_distance import sliced_distance
 from ..models.system import System
 from ..nets.weights import BadWeights
@@ -28,10 +29,11 @@ from ..recipes import RECIPES
 from ..scoring import Scoring
 from ..systems import build as system_of
 from . import report
+from .balance import AGAIN, LOW, balanced
 from .checkpoint import DISTANCE
 from .distributed import PeerLost, Ranks
 from .folder import Folder, InUse
-from .loop import Rule, Training, networks, start, step
+from .loop import Gate, Rule, Training, networks, start, step
 from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
 from .run import BAD_DATA, LOST, Intervals, Run
@@ -54,6 +56,8 @@ class Command(Settings):
     """Where to train: auto is the GPU if there is one. Under torchrun each rank takes its own."""
     log: Literal["folder", "tensorboard", "wandb"] = "folder"
     """Where statistics go; the run folder has them anyway."""
+    inflate: str | None = None
+    """What a new run of stgan begins as the inflation of: a run of images, or the released generator.caffemodel."""
     timeout: float = Field(600, gt=0)
     """Seconds after which a rank that does not answer counts as lost."""
     dry_run: bool = False
@@ -121,11 +125,19 @@ def training_of(config: Config, system: System, phases: tuple[Phase, ...]) -> Tr
         critic_steps=config.critic_steps,
         penalty=config.penalty,
         penalty_every=config.penalty_every,
-        rule=Rule(optim.rule, optim.betas, optim.eps, optim.weight_decay, optim.clip),
+        rule=Rule(optim.rule, optim.betas, optim.eps, optim.weight_decay, optim.critics_decay, optim.clip),
         ema_decay=optim.ema,
         autocast={"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision],
         reset_moments=optim.reset_moments,
+        gate=gate_of(config, system),
     )
+
+
+def gate_of(config: Config, system: System) -> Gate | None:
+    if config.balance == "none":
+        return None
+    weight = sum(critic.weight for critic in system.critics)
+    return balanced(weight, AGAIN if config.balance == "hysteresis" else LOW)
 
 
 def device_of(name: str) -> torch.device:
@@ -141,8 +153,18 @@ def device_of(name: str) -> torch.device:
 
 def build(config: Config, phases: tuple[Phase, ...]) -> tuple[System, Training]:
     torch.manual_seed(config.seed)
-    system = system_of(config)
+    try:
+        system = system_of(config)
+    except BadWeights as error:
+        refuse(str(error))
     return system, training_of(config, system, phases)
+
+
+def begun(config: Config, command: Command, phases: tuple[Phase, ...]) -> tuple[System, Training]:
+    system, training = build(config, phases)
+    if command.inflate:
+        system = inflated(system, config, Path(command.inflate))
+    return system, training
 
 
 def on(device: torch.device, built: tuple[System, Training]) -> tuple[System, Training]:
@@ -215,7 +237,7 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
         intervals = Intervals(**config.every.model_dump(), scored=config.scores.every)
         facts, classes = {"config": config.digest()}, config.system.classes
         return Run(
-            lambda: on(device, build(config, phases)),
+            lambda: on(device, begun(config, command, phases)),
             batches,
             folder,
             outdir,

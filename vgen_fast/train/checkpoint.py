@@ -24,7 +24,7 @@ from torch import Tensor
 from ..data.journal import sync_folder, write_durably
 from .loop import State, networks
 
-FORMAT = 3
+FORMAT = 4
 DISTANCE = "distance"  # of a checkpoint's clips from real ones, in its manifest
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
@@ -37,6 +37,7 @@ FIELDS = (
     "scale",
     "good_steps",
     "signals",
+    "allowed",
 )  # of State, beside its tensors
 
 
@@ -94,7 +95,7 @@ def put_back(state: State, files: dict[str, dict[str, Tensor]], values: dict) ->
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     for field in FIELDS:
         setattr(state, field, values[field])
-    state.structure = tuple(state.structure)
+    state.structure, state.allowed = tuple(state.structure), tuple(state.allowed)
 
 
 def nonfinite(files: dict[str, dict[str, Tensor]]) -> list[str]:

@@ -6,7 +6,7 @@ Legend: B clips of a batch, on all ranks together; a micro-batch is what one ran
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -21,7 +21,8 @@ from .schedule import Phase, phase_at, rates_at, stage_at
 
 # (positions in the endless stream of clips, (T, H, W)) -> video uint8 [B, 3, T, H, W], labels [B, A] or None
 Batches = Callable[[Tensor, tuple[int, int, int]], tuple[Tensor, Tensor | None]]
-Gate = Callable[[dict[str, float]], tuple[bool, bool]]  # losses -> may the critics, may the generator step
+# losses, and what it said before -> may the critics, may the generator step
+Gate = Callable[[dict[str, float], tuple[bool, bool]], tuple[bool, bool]]
 Total = Callable[[Sequence[Tensor]], None]  # adds tensors up over the ranks, in place
 
 # Losses are multiplied by a scale before a backward pass in float16, whose smallest numbers gradients would fall below.
@@ -36,6 +37,7 @@ class Rule:
     betas: tuple[float, float] = (0.0, 0.99)  # the second is RMSprop's too
     eps: float = 1e-8  # beside the root
     weight_decay: float = 0.0  # times the weights, added to their gradients
+    critics_decay: bool = False  # whether it is of the critics alone
     clip: float | None = None  # numbers of gradients further from 0 are cut to it
 
     def optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
@@ -77,6 +79,7 @@ class State:
     scale: float = 1.0  # of losses
     good_steps: int = 0  # since the scale changed
     signals: divergence.Signals = field(default_factory=dict)  # of this structure
+    allowed: tuple[bool, bool] = (True, True)  # what the gate said last
 
 
 def networks(system: System) -> dict[str, nn.Module]:
@@ -84,7 +87,9 @@ def networks(system: System) -> dict[str, nn.Module]:
 
 
 def start(system: System, training: Training) -> State:
-    optimizers = {name: training.rule.optimizer(module.parameters()) for name, module in networks(system).items()}
+    rule = training.rule
+    rules = {"generator": replace(rule, weight_decay=0.0)} if rule.critics_decay else {}
+    optimizers = {name: rules.get(name, rule).optimizer(m.parameters()) for name, m in networks(system).items()}
     scale = FIRST_SCALE if training.autocast == torch.float16 else 1.0
     average = ema.averaged_copy(system.generator)
     return State(system, average, optimizers, steps=dict.fromkeys(optimizers, 0), scale=scale)
@@ -288,7 +293,9 @@ class Step:
                 self.critics(number)
             if training.gate:
                 self.add_up(())
-                may_critics, may_generator = training.gate({name: float(value) for name, value in self.losses.items()})
+                losses = {name: float(value) for name, value in self.losses.items()}
+                state.allowed = training.gate(losses, state.allowed)
+                may_critics, may_generator = state.allowed
             for critic in system.critics:
                 if not may_critics:
                     self.count(f"{critic.name}/vetoed")

@@ -26,6 +26,7 @@ class Phase:
     falling: int = 0  # stable clips in which they fall to 0, linearly; 0 is never
     constant: int = 0  # stable clips before they begin to do so
     cosine: int = 0  # clips of half a cosine along which they fall to 0, and rise again; 0 is never
+    halved_at: tuple[int, ...] = ()  # stable clips, after each of which they are half as large
 
     @property
     def clips(self) -> int:
@@ -59,6 +60,7 @@ def rates_at(phases: Sequence[Phase], clips_seen: int) -> tuple[float, float]:
     factor = 0.5 ** (stable / phase.halving) if phase.halving else 1.0
     factor *= max(1 - stable / phase.falling, 0.0) if phase.falling else 1.0
     factor *= (1 + math.cos(math.pi * stable / phase.cosine)) / 2 if phase.cosine else 1.0
+    factor *= 0.5 ** sum(stable >= clips for clips in phase.halved_at)
     return phase.critic_rate * factor, phase.generator_rate * factor
 
 
