@@ -110,7 +110,7 @@ def predictor(command: Command) -> tuple[System, Config]:
     if longest and longest < trained:
         longest = trained  # and cut: critics may not see shorter ones
     system, config, _ = restored(Path(command.run), command.checkpoint, longest)
-    if not system.sees:
+    if system.sees != "frame":
         refuse(f"{command.run} is a {config.system.name} generator that starts from no frame: it cannot go on from one")
     if longest and longest > trained:
         report.show(f"{longest} frames: the run was trained on {trained}, what comes after may fall apart or repeat")

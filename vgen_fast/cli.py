@@ -54,6 +54,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _of("sample", "generate")),
     "interpolate": ("videos along lines or arcs between latents", _of("interpolate", "interpolate")),
     "animate": ("a photograph goes on as a video, by a generator that predicts", _of("animate", "animate")),
+    "maximize": ("videos of a class from STGAN's generator, through a classifier", _of("maximize", "maximize")),
     "evaluate": (
         "scores of a run's clips and, beside them, of real ones",
         _of("evaluate", "evaluate"),

@@ -60,7 +60,7 @@ def generate(words: list[str]) -> int:
     inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, command.labels), command.truncation)
     made = videos(system, config, inputs, clips_seen)
     if command.truth:
-        if not system.sees:
+        if system.sees != "frame":
             refuse(f"--truth: a {config.system.name} generator predicts nothing")
         made = beside(made, recorded(run), seeds)
     return finish(made, Path(command.out), command.fps, seeds, command.columns)
@@ -116,7 +116,10 @@ def restored(run: Path, which: str = "newest", frames: int | None = None) -> tup
     if frames is not None:
         if not hasattr(config.system, "frames"):
             refuse(f"--frames: the length of a {config.system.name} generator's clips is fixed")
-        config = config.model_copy(update={"system": replace(config.system, frames=frames)})
+        try:
+            config = config.model_copy(update={"system": replace(config.system, frames=frames)})
+        except ValueError as error:
+            refuse(f"--frames: {error}")
     if which == "untrained":
         torch.manual_seed(config.seed)
         system = build(config)
@@ -135,7 +138,7 @@ def with_prior(system: System, config: Config) -> System:
         return system
     clips = dataset(config)
     shown = (clips(rows, config.system.sizes[-1])[0] / 127.5 - 1 for rows in torch.arange(CODES).split(64))
-    return replace(system, draw_inputs=system.prior(shown), sees=False)
+    return replace(system, draw_inputs=system.prior(shown), sees=None)
 
 
 def chosen_checkpoint(run: Path, config: Config, which: str = "newest") -> checkpoint.Checkpoint:

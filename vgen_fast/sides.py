@@ -79,7 +79,7 @@ def of_system(system: System, config: Config, clips_seen: int, first_seed: int, 
             yield from one_by_one(transforms.to_video(frames).contiguous(), labels, place)
 
     labelled = place is not None and bool(config.system.classes)
-    return Clips("generated", size, made, labelled=labelled, predicted=system.sees)
+    return Clips("generated", size, made, labelled=labelled, predicted=system.sees == "frame")
 
 
 def of_its_data(config: Config, seed: int, label: str | None) -> Clips:

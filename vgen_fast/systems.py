@@ -3,6 +3,8 @@
 from .config import Config
 from .models import dvdgan, mocogan, progressive, stgan, style_prediction, tgan, tgan2, vgan
 from .models.system import System
+from .nets.weights import BadWeights
+from .options import refuse
 
 BUILDERS = {  # by the class of a system's configuration, where that is all there is to know
     vgan.Config: vgan.build,
@@ -16,6 +18,10 @@ BUILDERS = {  # by the class of a system's configuration, where that is all ther
 
 
 def build(config: Config) -> System:
+    """Refuses one that needs weights which are not there."""
     if isinstance(config.system, progressive.Config):
         return progressive.build(config.system, config.sliced, config.feature_matching)
-    return BUILDERS[type(config.system)](config.system)
+    try:
+        return BUILDERS[type(config.system)](config.system)
+    except BadWeights as error:
+        refuse(str(error))

@@ -318,5 +318,5 @@ def build(cfg: Config) -> System:
         real=lambda video, inputs, stage: for_caffe(video),
         video=from_caffe,
         terms=(Term("image", IMAGE, image), Term("features", FEATURES, features)),
-        sees=True,
+        sees="clip",
     )

@@ -245,5 +245,5 @@ def build(cfg: Config) -> System:
         for part in parts
     )
     constraint = Constraint(weights=lambda steps: spectral_norm.follow(generator))
-    more = dict(sees=cfg.given, constraint=constraint, rollout=generator.rollout)
+    more = dict(sees="frame" if cfg.given else None, constraint=constraint, rollout=generator.rollout)
     return System(generator, draw_inputs, critics, cfg.sizes, **more)

@@ -18,7 +18,7 @@ with B (levels coarse to fine; a video and its mask). Only the system's own view
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,8 @@ class System:
     real: Callable[[Tensor, Inputs, Stage], Clip] = as_it_is  # real videos of that size, made what the generator makes
     video: Callable[[Clip], Tensor] = lambda clip: clip  # the video of a clip that the generator made
     terms: tuple[Term, ...] = ()
-    sees: bool = False  # whether draw_inputs looks at the real videos, and not only at how many there are
+    sees: Literal["frame", "clip"] | None = None  # what draw_inputs looks at of real videos: the first frame, which the
+    # generator goes on from, or all of them; and not only at how many there are
     prior: Callable[[Iterator[Tensor]], DrawInputs] | None = None  # from real videos, to sample a trained one with
     constraint: Constraint | None = None  # of the generator
     rollout: Callable[[Inputs, int], Iterator[Tensor]] | None = None  # the generator's video, so many frames at a time

@@ -238,6 +238,6 @@ def build(cfg: Config) -> System:
         cfg.sizes,
         video=video_of,
         terms=terms,
-        sees=cfg.form != "gan",
+        sees={"gan": None, "autoencoder": "clip"}.get(cfg.form, "frame"),
         prior=prior if cfg.form == "autoencoder" else None,
     )

@@ -153,10 +153,7 @@ def device_of(name: str) -> torch.device:
 
 def build(config: Config, phases: tuple[Phase, ...]) -> tuple[System, Training]:
     torch.manual_seed(config.seed)
-    try:
-        system = system_of(config)
-    except BadWeights as error:
-        refuse(str(error))
+    system = system_of(config)
     return system, training_of(config, system, phases)
 
 
