@@ -157,6 +157,21 @@ def test_a_condition_sees_the_pixels_that_the_classifier_was_trained_on(made):
     torch.testing.assert_close(maximize.of_ours(network)(clip)[:, 0], network(video), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["small-lrcn", "frames"])
+def test_small_networks_of_frames_lead_as_they_tell(kind, tmp_path):
+    facts = replace(FACTS, kind=kind)
+    torch.manual_seed(0)
+    torch.save(trained.network(facts).state_dict(), tmp_path / trained.WEIGHTS)
+    (tmp_path / trained.FACTS).write_bytes(trained.facts_json(facts))
+    video = torch.randint(256, (2, 3, 2, 32, 32), dtype=torch.uint8)
+    leader = maximize.leader_of(str(tmp_path))
+    assert leader[1:] == (FACTS.values, 1, 32)
+    logits = leader.condition(stgan.for_caffe(video / 127.5 - 1))
+    assert logits.shape == (2, 2, 3)  # of each frame
+    wanted = trained.load(tmp_path).eval()(video)
+    torch.testing.assert_close(logits.mean(dim=1), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_lrcn_leads_in_its_own_colours_by_every_frame():
     torch.manual_seed(0)
     with torch.device("meta"):

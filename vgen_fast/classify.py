@@ -48,7 +48,8 @@ class Command(Settings):
     label: str | None = None
     """Which of the labels; without it the first."""
     network: Kind = "small"
-    """The small C3D at the size of the data; C3D at 16x112x112; LRCN at 227x227, frame by frame."""
+    """At the size of the data a small C3D, a small LRCN, or a small CaffeNet of frames, which is an encoder for stgan;
+    C3D at 16x112x112; LRCN at 227x227."""
     recipe: Literal["own", "c3d-finetune", "c3d-scratch", "lrcn"] = "own"
     """How it is trained: own is AdamW for 6,000 clips; the others are SGD as C3D's and LRCN's authors have it."""
     weights: str | None = None
@@ -145,6 +146,8 @@ def understood(command: Command, plan: Plan) -> tuple[Batches, tuple[Batches, in
     label = command.label or next(iter(train.labels))
     if label not in train.labels:
         refuse(f"--label {label}: {command.data} has {', '.join(train.labels)}")
+    if command.network in ("small-lrcn", "frames") and size[1] != size[2]:
+        refuse(f"--network {command.network} wants frames as high as wide, {command.data} has {size[1]}x{size[2]}")
     values = tuple(map(str, train.labels[label]))
     if command.weights and command.network != "c3d":
         refuse(f"--weights are of C3D, the network is {command.network} (--network c3d)")
@@ -157,7 +160,7 @@ def caches(command: Command) -> tuple[CachedClips, tuple[CachedClips, int] | Non
     path = Path(command.data)
     try:
         cache = Cache(path)
-        frames = 16 if command.network != "small" else min(16, int(cache.frames.min()))
+        frames = 16 if command.network in ("c3d", "lrcn") else min(16, int(cache.frames.min()))
         window = Window(frames, short="repeat")
         train = CachedClips(cache, window, command.seed, command.split)
         test = CachedClips(cache, window, command.seed + 1, command.test_split) if command.test_split else None

@@ -133,6 +133,10 @@ def of_lrcn(network: lrcn.LRCN) -> Condition:
     return lambda clip: network(clip + between.to(clip)[:, None, None, None])
 
 
+def of_encoder(network: caffenet.CaffeNet) -> Condition:
+    return lambda clip: network(stgan.of_frames(clip)).logits.unflatten(0, clip.shape[::2][:2])
+
+
 class Leader(NamedTuple):
     condition: Condition
     classes: tuple[str, ...]
@@ -151,7 +155,9 @@ def leader_of(name: str) -> Leader:
     except BadWeights as error:
         refuse(f"--condition: {error}")
     if isinstance(network.inner, lrcn.LRCN):
-        return Leader(of_lrcn(network.inner), network.facts.values, 1, caffenet.SIDE)
+        return Leader(of_lrcn(network.inner), network.facts.values, 1, network.inner.side)
+    if isinstance(network.inner, caffenet.CaffeNet):
+        return Leader(of_encoder(network.inner), network.facts.values, 1, network.facts.size[1])
     return Leader(of_ours(network), network.facts.values, network.inner.size[0])
 
 

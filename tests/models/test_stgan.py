@@ -11,7 +11,7 @@ from tests.nets.caffe_files import new_net
 from vgen_fast.models import stgan
 from vgen_fast.models.stgan import Generator, VideoCritic, cropped, for_caffe, from_caffe, inflate
 from vgen_fast.models.system import Inputs, Stage
-from vgen_fast.nets import caffenet
+from vgen_fast.nets import caffenet, trained
 from vgen_fast.nets.caffenet import CaffeNet, Encoder
 from vgen_fast.nets.weights import BadWeights
 from vgen_fast.recipes import RECIPES
@@ -243,6 +243,39 @@ def test_an_encoder_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("VGEN_FAST_WEIGHTS", str(tmp_path))
     with pytest.raises(BadWeights, match=r"the encoder: put bvlc_reference_caffenet\.caffemodel from https://"):
         stgan.encoder_of(DEEP)
+
+
+def frames_network(folder, kind="frames", side=29):
+    """Of `train classifier`, not trained."""
+    folder.mkdir()
+    facts = trained.Facts(kind, (8, side, side), "motion", ("up", "down"), "shapes", 0, 0)
+    network = trained.network(facts)
+    (folder / trained.FACTS).write_bytes(trained.facts_json(facts))
+    torch.save(network.state_dict(), folder / trained.WEIGHTS)
+    return network.eval()
+
+
+def test_an_encoder_is_the_network_of_frames_that_was_trained_here(tmp_path):
+    network = frames_network(tmp_path / "frames")
+    encoder = stgan.encoder_of(replace(SMALL, encoder=str(tmp_path / "frames"), codes=256))
+    pictures = torch.randn(3, 3, 29, 29) * 50
+    seen = network(pictures)
+    for found, wanted in zip(encoder(pictures), (seen.pool5, seen.fc6), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "sentence"),
+    [
+        ("frames", 32, "a frames of 32x32 pixels, not one of frames of 29x29"),
+        ("small-lrcn", 29, "a small-lrcn of 29x29 pixels"),
+        ("frames", 29, "codes 16: those of the encoder .* have 256 numbers"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(kind, side, sentence, tmp_path):
+    frames_network(tmp_path / "network", kind, side)
+    with pytest.raises(BadWeights, match=sentence):
+        stgan.encoder_of(replace(SMALL, encoder=str(tmp_path / "network")))
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes

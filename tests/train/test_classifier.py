@@ -98,6 +98,18 @@ def test_the_command_leaves_what_it_says_and_says_so_again(folder, capsys):
     assert "holds another classifier: small-motion@" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["small-lrcn", "frames"])
+def test_a_small_network_of_frames_learns_colours_and_is_read_back(kind, tmp_path):
+    words = ["--network", kind, "--label", "colour", "--clips", "1000", "--test-clips", "100", "--outdir"]
+    assert main(["classifier", *words, str(tmp_path / kind)]) == 0
+    found = trained.load(tmp_path / kind)
+    assert found.facts.accuracy > 0.6  # of four colours
+    video = MovingShapes(SIZE, 3)(torch.arange(2), SIZE)[0]
+    features, logits = found.eval().features(video)
+    assert (features.shape, logits.shape) == ((2, 64 if kind == "small-lrcn" else 256), (2, 4))
+    torch.testing.assert_close(found.probabilities(video), logits.softmax(dim=1))
+
+
 def test_what_was_written_is_read_back_with_its_digest_in_its_name(folder, tmp_path):
     found = trained.load(folder)
     assert found.name == f"small-motion@{trained.weights.digest(folder / 'weights.pt')[:12]}"

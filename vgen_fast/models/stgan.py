@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..layers.segment import Segment
 from ..nets import caffenet, trained, weights
-from ..nets.caffenet import CaffeNet, Encoder
+from ..nets.caffenet import Encoder
 from ..nets.weights import Published
 from .system import Clip, Critic, Draw, Inputs, Seen, Stage, System, Term
 
@@ -253,9 +253,11 @@ def encoder_of(cfg: Config) -> Encoder:
             torch.manual_seed(0)
             found = caffenet.small(2, cfg.size, cfg.codes)
     elif (folder := Path(cfg.encoder)).is_dir():
-        found = trained.load(folder).inner
-        if not isinstance(found, CaffeNet):
-            raise weights.BadWeights(f"encoder {folder}: a {type(found).__name__}, not a CaffeNet of frames")
+        of_ours = trained.load(folder)
+        found, kind, (_, height, width) = of_ours.inner, of_ours.facts.kind, of_ours.facts.size
+        if kind != "frames" or (height, width) != (cfg.size, cfg.size):
+            told = f"a {kind} of {height}x{width} pixels, not one of frames of {cfg.size}x{cfg.size}"
+            raise weights.BadWeights(f"encoder {folder}: {told}")
     else:
         found = caffenet.load(weights.find(Published(cfg.encoder, "the encoder", caffenet.CAFFENET.address)))
     encoder = Encoder(found).requires_grad_(False).eval()

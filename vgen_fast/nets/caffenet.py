@@ -38,25 +38,36 @@ class Row(NamedTuple):
 ROWS = (Row(96, 11, 4), Row(256, 5, 1, 2, 2), Row(384, 3, 1, 1), Row(384, 3, 1, 1, 2), Row(256, 3, 1, 1, 2))
 SMALL = (Row(16, 5), Row(32, 3, 1, 1), Row(48, 3, 1, 1), Row(48, 3, 1, 1), Row(32, 3, 1, 1))
 
+SMALL_SCALE = 1 / 64  # on pictures, so that weights as He et al. draw them make codes about as large as CaffeNet's
+
 
 class Convolutions(nn.Module):
     """conv1 to pool5: [B, 3, 227, 227] -> [B, C, 6, 6]."""
 
-    def __init__(self, rows: tuple[Row, ...] = ROWS, norm_first: bool = False):
+    def __init__(self, rows: tuple[Row, ...] = ROWS, norm_first: bool = False, scale: float = 1.0):
         super().__init__()
-        self.norm_first, inside = norm_first, 3
+        self.norm_first, self.scale, inside = norm_first, scale, 3
         for number, row in enumerate(rows, 1):
             layer = nn.Conv2d(inside, row.channels, row.size, row.stride, row.padding, groups=row.groups)
             self.add_module(f"conv{number}", layer)
             inside = row.channels
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.scale == 1 else self.scale * x
         for number, layer in enumerate(self.children(), 1):
             x = F.relu(layer(x))
             steps = [pool, norm] if number in (1, 2) else [pool] if number == 5 else []
             for step in reversed(steps) if self.norm_first else steps:
                 x = step(x)
         return x
+
+
+def pooled(rows: tuple[Row, ...], side: int) -> int:
+    """Height and width of pool5 of pictures of that side."""
+    for row, pools in zip(rows, (True, True, False, False, True), strict=True):
+        side = (side + 2 * row.padding - row.size) // row.stride + 1
+        side = math.ceil((side - 3) / 2) + 1 if pools else side
+    return side
 
 
 def pool(x: Tensor) -> Tensor:
@@ -83,13 +94,11 @@ class CaffeNet(nn.Module):
         rows: tuple[Row, ...] = ROWS,
         side: int = SIDE,
         codes: int = 4096,
+        scale: float = 1.0,
     ):
         super().__init__()
-        self.convolutions = Convolutions(rows, norm_first)
-        for row, pooled in zip(rows, (True, True, False, False, True), strict=True):
-            side = (side + 2 * row.padding - row.size) // row.stride + 1
-            side = math.ceil((side - 3) / 2) + 1 if pooled else side
-        self.fc6 = nn.Linear(rows[-1].channels * side**2, codes)
+        self.convolutions = Convolutions(rows, norm_first, scale)
+        self.fc6 = nn.Linear(rows[-1].channels * pooled(rows, side) ** 2, codes)
         self.fc7, self.fc8 = nn.Linear(codes, codes), nn.Linear(codes, classes)
 
     def forward(self, pictures: Tensor) -> Seen:
@@ -118,8 +127,9 @@ class Encoder(nn.Module):
         return Encoded(pool5, F.relu(self.fc6(pool5.flatten(1))))
 
 
-def small(classes: int, side: int, codes: int) -> CaffeNet:
-    return CaffeNet(classes, rows=SMALL, side=side, codes=codes)
+def small(classes: int, side: int, codes: int = 256) -> CaffeNet:
+    """To be trained from scratch in minutes on a CPU."""
+    return CaffeNet(classes, rows=SMALL, side=side, codes=codes, scale=SMALL_SCALE)
 
 
 def prepare(pictures: Tensor, mean: tuple[float, float, float] = MEAN) -> Tensor:

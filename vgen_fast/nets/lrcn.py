@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import caffenet, weights
-from .caffenet import SIDE, Convolutions, Row
+from .caffenet import SIDE, SMALL, SMALL_SCALE, Convolutions, Row, pooled
 from .weights import BadWeights, Published
 
 RGB = Published(
@@ -28,13 +28,24 @@ HIDDEN = 256
 
 
 class LRCN(nn.Module):
-    def __init__(self, classes: int = 101):
+    def __init__(
+        self,
+        classes: int = 101,
+        *,
+        rows: tuple[Row, ...] = ROWS,
+        side: int = SIDE,
+        codes: int = 4096,
+        hidden: int = HIDDEN,
+        scale: float = 1.0,
+        dropout: float = 0.9,
+    ):
         super().__init__()
-        self.convolutions = Convolutions(ROWS)
-        self.fc6 = nn.Linear(384 * 6 * 6, 4096)
-        self.lstm1 = nn.LSTM(4096, HIDDEN, batch_first=True)
+        self.side, self.dropout = side, dropout
+        self.convolutions = Convolutions(rows, scale=scale)
+        self.fc6 = nn.Linear(rows[-1].channels * pooled(rows, side) ** 2, codes)
+        self.lstm1 = nn.LSTM(codes, hidden, batch_first=True)
         nn.init.zeros_(self.lstm1.bias_hh_l0).requires_grad_(False)
-        self.fc8 = nn.Linear(HIDDEN, classes)
+        self.fc8 = nn.Linear(hidden, classes)
 
     def forward(self, video: Tensor) -> Tensor:
         """[B, 3, T, 227, 227], as `prepare` makes it -> logits of each frame [B, T, K]. A clip starts from nothing."""
@@ -44,7 +55,7 @@ class LRCN(nn.Module):
         """Logits of each frame [B, T, K], and what the LSTM gave for them [B, T, 256]."""
         frames = video.transpose(1, 2)
         x = self.convolutions(frames.flatten(0, 1)).flatten(1)
-        x = F.dropout(F.relu(self.fc6(x)), 0.9, self.training).unflatten(0, frames.shape[:2])
+        x = F.dropout(F.relu(self.fc6(x)), self.dropout, self.training).unflatten(0, frames.shape[:2])
         hidden = self.lstm1(x)[0]
         return self.fc8(F.dropout(hidden, 0.5, self.training)), hidden
 
@@ -52,6 +63,11 @@ class LRCN(nn.Module):
         """[B, N, 3, T, 227, 227] -> [B, K]: the mean over crops and frames, as it is tested."""
         logits = self(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
         return logits.softmax(dim=-1).mean(dim=(1, 2))
+
+
+def small(classes: int, side: int) -> LRCN:
+    """To be trained from scratch in minutes on a CPU."""
+    return LRCN(classes, rows=SMALL, side=side, codes=256, hidden=64, scale=SMALL_SCALE, dropout=0.5)
 
 
 def prepare(video: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import lrcn, weights
+from . import caffenet, lrcn, weights
 from .c3d import C3D, small
+from .caffenet import CaffeNet
 from .lrcn import LRCN
 from .weights import BadWeights
 
-Kind = Literal["small", "c3d", "lrcn"]
+Kind = Literal["small", "c3d", "lrcn", "small-lrcn", "frames"]
 FACTS, WEIGHTS = "classifier.json", "weights.pt"
 
 
@@ -38,6 +39,9 @@ class Facts:
 
 
 def network(facts: Facts) -> nn.Module:
+    if facts.kind in ("small-lrcn", "frames"):
+        make = lrcn.small if facts.kind == "small-lrcn" else caffenet.small
+        return make(len(facts.values), facts.size[1])
     if facts.kind == "lrcn":
         return LRCN(len(facts.values))
     return small(len(facts.values), facts.size) if facts.kind == "small" else C3D(len(facts.values))
@@ -53,8 +57,16 @@ class Trained(nn.Module):
     def features(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, 3, T, H, W] -> what the last layer sees [B, D], and logits [B, K]."""
         if isinstance(self.inner, LRCN):
-            logits, hidden = self.inner.seen(lrcn.prepare(video)[:, 4])  # the middle of the ten crops
+            if self.facts.kind == "lrcn":
+                shown = lrcn.prepare(video)[:, 4]  # the middle of the ten crops
+            else:
+                shown = for_caffe(video, self.facts.size, lrcn.MEAN)
+            logits, hidden = self.inner.seen(shown)
             return hidden.mean(dim=1), logits.mean(dim=1)
+        if isinstance(self.inner, CaffeNet):
+            frames = for_caffe(video, self.facts.size, caffenet.MEAN).transpose(1, 2)
+            seen = self.inner(frames.flatten(0, 1))
+            return tuple(x.unflatten(0, frames.shape[:2]).mean(dim=1) for x in (seen.fc7, seen.logits))
         seen = self.inner(prepare(video, self.inner.size))
         return seen.fc7, seen.logits
 
@@ -64,7 +76,7 @@ class Trained(nn.Module):
 
     def probabilities(self, video: Tensor) -> Tensor:
         """[B, K], with all the care that the network's authors take: LRCN looks at ten crops."""
-        if isinstance(self.inner, LRCN):
+        if self.facts.kind == "lrcn":
             return self.inner.probabilities(lrcn.prepare(video))
         return self(video).softmax(dim=1)
 
@@ -79,11 +91,21 @@ def central(video: Tensor, frames: int) -> Tensor:
 
 def prepare(video: Tensor, size: tuple[int, int, int]) -> Tensor:
     """uint8 [B, 3, T, H, W] -> the middle frames, in pixels as many as the network takes, from -1 to 1."""
+    return resized(video, size) / 127.5 - 1
+
+
+def for_caffe(video: Tensor, size: tuple[int, int, int], mean: tuple[float, float, float]) -> Tensor:
+    """The same in Caffe's colours."""
+    return caffenet.prepare(resized(video, size).transpose(1, 2), mean).transpose(1, 2)
+
+
+def resized(video: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """From 0 to 255."""
     time, *sides = size
     frames = central(video, time).transpose(1, 2).flatten(0, 1).float()
     if list(frames.shape[2:]) != sides:
         frames = F.interpolate(frames, sides, mode="bilinear", align_corners=False, antialias=True)
-    return frames.unflatten(0, (len(video), time)).transpose(1, 2) / 127.5 - 1
+    return frames.unflatten(0, (len(video), time)).transpose(1, 2)
 
 
 def load(folder: Path) -> Trained:
