@@ -177,11 +177,25 @@ def test_lrcn_leads_in_its_own_colours_by_every_frame():
     with torch.device("meta"):
         network = LRCN(5)
     seen = []
-    network.forward = lambda video: seen.append(video) or torch.zeros(1, 4, 5)
+    network.of_frames = lambda pictures: seen.append(pictures) or torch.zeros(4, 6)
+    network.over_time = lambda codes: (codes[..., :5], codes)
     video = torch.randint(256, (1, 3, 4, 227, 227)).float()
     assert maximize.of_lrcn(network)(stgan.for_caffe(video / 127.5 - 1)).shape == (1, 4, 5)
-    wanted = caffenet.prepare(video.transpose(1, 2), lrcn.MEAN).transpose(1, 2)
+    wanted = caffenet.prepare(video[0].transpose(0, 1), lrcn.MEAN)
     torch.testing.assert_close(seen[0], wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["small-lrcn", "frames"])
+def test_recomputing_some_frames_at_a_time_changes_no_gradient(kind, tmp_path):
+    facts = replace(FACTS, kind=kind)
+    torch.manual_seed(0)
+    network = trained.network(facts).double().eval().requires_grad_(False)
+    make = maximize.of_encoder if kind == "frames" else maximize.of_lrcn
+    clip = torch.randn(2, 3, 5, 32, 32).double().mul(50).requires_grad_()
+    (kept,), (again,) = (
+        torch.autograd.grad(make(network, recompute)(clip).square().sum(), clip) for recompute in (False, True)
+    )
+    torch.testing.assert_close(again, kept)
 
 
 def test_the_verb_makes_a_video_for_each_class_and_seed(made, tmp_path, capsys):

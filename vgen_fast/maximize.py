@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .config import Settings
 from .data import transforms
@@ -32,6 +33,7 @@ EXAMPLES = """examples:
   python -m vgen_fast maximize runs/stgan --condition lrcn --classes 12,33 --seeds 0-3 --frames 16 --out two.mp4
   python -m vgen_fast maximize runs/stgan --condition lrcn --classes 12 --every 10 --out path.png"""
 LARGEST = 30.0  # of a code's numbers, which are not negative
+AT_ONCE = 4  # frames that networks of frames see together, recomputing
 REACHED = 1 - 1e-6  # a probability that needs no more
 
 Condition = Callable[[Tensor], Tensor]  # a clip in Caffe's colours [B, 3, T, H, W] -> logits [B, frames or 1, K]
@@ -91,13 +93,16 @@ def maximised(
     drawn of a generator of random numbers for each video.
     """
     for i in range(rule.iterations + 1):
-        with torch.enable_grad():
+        last = i == rule.iterations
+        with torch.set_grad_enabled(not last):
             h = codes.detach().requires_grad_()
             clip = make(h)
             value, probability = climbed(condition(clip), classes, rule.objective)
-            (gradient,) = torch.autograd.grad(value, h)
         seen = Seen(codes, clip.detach(), probability)
         watch(i, seen)
+        if last:
+            break
+        (gradient,) = torch.autograd.grad(value, h)
         direction = rule.towards * gradient
         if rule.prior == "dae":
             with torch.no_grad():
@@ -108,7 +113,7 @@ def maximised(
         direction += rule.noise * noise.to(codes)
         size = direction.abs().mean(dim=(1, 2), keepdim=True)
         going = (probability < REACHED)[:, None, None] & (size > 0)
-        if i == rule.iterations or not going.any():
+        if not going.any():
             break
         moved = (codes + rule.length(i) / size.clamp_min(1e-38) * direction).clamp(0, LARGEST)
         codes = torch.where(going, moved, codes)
@@ -116,6 +121,17 @@ def maximised(
 
 
 # ---------------------------------------------------------------------------------------------------------- conditions
+
+
+def by_frames(network: Callable[[Tensor], Tensor], clip: Tensor, recompute: bool) -> Tensor:
+    """Of each frame [B, T, ...]; recomputing, some frames at a time, of which nothing else is kept."""
+    pictures = stgan.of_frames(clip)
+    if recompute:
+        parts = pictures.split(AT_ONCE)
+        found = torch.cat([checkpoint(network, p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+    else:
+        found = network(pictures)
+    return found.unflatten(0, clip.shape[::2][:2])
 
 
 def of_ours(network: trained.Trained) -> Condition:
@@ -127,14 +143,19 @@ def of_ours(network: trained.Trained) -> Condition:
     return condition
 
 
-def of_lrcn(network: lrcn.LRCN) -> Condition:
+def of_lrcn(network: lrcn.LRCN, recompute: bool = False) -> Condition:
     """Whose colours have other means; each frame has a say."""
     between = torch.tensor(caffenet.MEAN) - torch.tensor(lrcn.MEAN)
-    return lambda clip: network(clip + between.to(clip)[:, None, None, None])
+
+    def condition(clip: Tensor) -> Tensor:
+        shifted = clip + between.to(clip)[:, None, None, None]
+        return network.over_time(by_frames(network.of_frames, shifted, recompute))[0]
+
+    return condition
 
 
-def of_encoder(network: caffenet.CaffeNet) -> Condition:
-    return lambda clip: network(stgan.of_frames(clip)).logits.unflatten(0, clip.shape[::2][:2])
+def of_encoder(network: caffenet.CaffeNet, recompute: bool = False) -> Condition:
+    return lambda clip: by_frames(lambda pictures: network(pictures).logits, clip, recompute)
 
 
 class Leader(NamedTuple):
@@ -144,20 +165,21 @@ class Leader(NamedTuple):
     size: int | None = None  # of them, where it takes no other
 
 
-def leader_of(name: str) -> Leader:
+def leader_of(name: str, recompute: bool = False) -> Leader:
     try:
         if name == "lrcn":
             network = lrcn.load(weights.find(lrcn.RGB)).eval().requires_grad_(False)
-            return Leader(of_lrcn(network), tuple(map(str, range(network.fc8.out_features))), 1, caffenet.SIDE)
+            classes = tuple(map(str, range(network.fc8.out_features)))
+            return Leader(of_lrcn(network, recompute), classes, 1, caffenet.SIDE)
         if not Path(name).is_dir():
             refuse(f"--condition: {name!r} is neither lrcn nor a folder of `train classifier`")
         network = trained.load(Path(name)).eval().requires_grad_(False)
     except BadWeights as error:
         refuse(f"--condition: {error}")
     if isinstance(network.inner, lrcn.LRCN):
-        return Leader(of_lrcn(network.inner), network.facts.values, 1, network.inner.side)
+        return Leader(of_lrcn(network.inner, recompute), network.facts.values, 1, network.inner.side)
     if isinstance(network.inner, caffenet.CaffeNet):
-        return Leader(of_encoder(network.inner), network.facts.values, 1, network.facts.size[1])
+        return Leader(of_encoder(network.inner, recompute), network.facts.values, 1, network.facts.size[1])
     return Leader(of_ours(network), network.facts.values, network.inner.size[0])
 
 
@@ -195,7 +217,7 @@ class Command(Settings):
     objective: Literal["ppgn", "log_softmax"] = "ppgn"
     """The gradient of the class's logit alone, as published, or of its log probability."""
     recompute: bool = False
-    """Make the generator's activations again instead of keeping them: longer videos in as much memory."""
+    """Make activations again instead of keeping them, those of frames some at a time: less memory, more time."""
     batch: int = Field(4, gt=0)
     """Videos at once."""
     columns: int = Field(6, gt=0)
@@ -217,7 +239,8 @@ def maximize(words: list[str]) -> int:
     command = changed(Command(), parse(words[1:], options))
     if Path(command.out).suffix not in (".mp4", ".gif", ".png", ".npz"):
         refuse(f"--out wants a name that ends in .mp4, .gif, .png or .npz, got {command.out!r}")
-    leader, generator = leader_of(command.condition), generator_of(Path(words[0]), command)
+    leader = leader_of(command.condition, command.recompute)
+    generator = generator_of(Path(words[0]), command)
     made = generator.cfg
     if made.frames < leader.frames:
         refuse(f"--frames: {command.condition} sees {leader.frames} frames, the videos have {made.frames}")
@@ -281,7 +304,7 @@ def videos(
     with recomputing(generator) if command.recompute else nullcontext():
         seen = maximised(
             lambda h: stgan.cropped(generator.whole(h), cfg.size),
-            lambda clip: encoder(stgan.of_frames(clip)).fc6.unflatten(0, clip.shape[::2][:2]),
+            lambda clip: by_frames(lambda pictures: encoder(pictures).fc6, clip, command.recompute),
             leader.condition,
             codes,
             torch.tensor([chosen for chosen, _ in jobs], device=like.device),

@@ -54,9 +54,15 @@ class LRCN(nn.Module):
     def seen(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of each frame [B, T, K], and what the LSTM gave for them [B, T, 256]."""
         frames = video.transpose(1, 2)
-        x = self.convolutions(frames.flatten(0, 1)).flatten(1)
-        x = F.dropout(F.relu(self.fc6(x)), self.dropout, self.training).unflatten(0, frames.shape[:2])
-        hidden = self.lstm1(x)[0]
+        return self.over_time(self.of_frames(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
+
+    def of_frames(self, pictures: Tensor) -> Tensor:
+        """What the LSTM is given for each."""
+        x = F.relu(self.fc6(self.convolutions(pictures).flatten(1)))
+        return F.dropout(x, self.dropout, self.training)
+
+    def over_time(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.lstm1(codes)[0]
         return self.fc8(F.dropout(hidden, 0.5, self.training)), hidden
 
     def probabilities(self, crops: Tensor) -> Tensor:
