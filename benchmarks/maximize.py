@@ -131,6 +131,16 @@ def measured_elsewhere(name: str, frames: int) -> float:
     return float(done.stdout)
 
 
+def told(found: dict) -> str:
+    lines = ["| frames | | " + " | ".join(SIDES) + " |", "|---" * (2 + len(SIDES)) + "|"]
+    for frames, rows in found.items():
+        for what, each in rows.items():
+            digits = ".0f" if what == "peak MB" else ".3g"
+            lines.append(f"| {frames} | {what} | " + " | ".join(f"{each[name]:{digits}}" for name in SIDES) + " |")
+    lines += ["", f"One video of 227x227, torch {torch.__version__}, {torch.get_num_threads()} threads."]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="write benchmarks/results/maximize.{json,md} as well")
@@ -144,14 +154,10 @@ def main() -> None:
         print(megabytes(args.memory, *args.frames))
         return
     found = {}
-    lines = ["| frames | | " + " | ".join(SIDES) + " |", "|---" * (2 + len(SIDES)) + "|"]
     for frames in args.frames:
         found[frames] = {"seconds a step": times(frames, args.seconds)}
         found[frames]["peak MB"] = {name: measured_elsewhere(name, frames) for name in SIDES}
-        for what, each in found[frames].items():
-            lines.append(f"| {frames} | {what} | " + " | ".join(f"{each[name]:.3g}" for name in SIDES) + " |")
-    lines += ["", f"One video of 227x227, torch {torch.__version__}, {torch.get_num_threads()} threads."]
-    text = "\n".join(lines)
+    text = told(found)
     print(text)
     if args.table:
         (RESULTS / "maximize.json").write_text(json.dumps({"arguments": vars(args), "lengths": found}, indent=1) + "\n")
