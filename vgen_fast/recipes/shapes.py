@@ -120,9 +120,8 @@ GO_ON = dict(diverged="go-on")  # the swings of its losses were taken for a fail
 def shape_motion_style() -> Config:
     """Style-based prediction from a first frame, 16x32x32, a quarter of the width; 30 minutes on one CPU core.
 
-    With the thesis' WGAN-GP the scores swung by 100 until the run was sent back; with hinge and spectral norm each clip
-    came to the same object. Cells that remember, and critics without spectral norm that learn at half the generator's
-    rate, keep each clip's own.
+    With the thesis' WGAN-GP the scores swung by 100 until the run was sent back; with hinge and spectral norm all clips
+    came to one object. Cells remember here, and critics, without spectral norm, learn at half the generator's rate.
     """
     critics = replace(SMALL, spectral_norm=False)
     system = style_prediction.Config(size=32, width=4, frames=16, remembers=3.0, critics=critics)
