@@ -103,6 +103,14 @@ def test_the_prior_goes_where_the_encoder_points():
     torch.testing.assert_close(path[1], codes - 1)
 
 
+def test_a_gradient_that_is_no_number_is_not_passed_over():
+    broken = lambda clip: torch.stack([clip.mean(dim=2), (clip[..., 0] - 5).sqrt()], dim=2)  # noqa: E731
+    codes = torch.full((2, 3, 4), 7.0)
+    codes[1] = 5.0  # where the root has no slope
+    with pytest.raises(FloatingPointError, match="of video 1 is not finite after 0 steps"):
+        run(codes, broken, Rule(iterations=3))
+
+
 def test_noise_of_the_published_size_changes_nothing_and_a_larger_one_is_each_video_s_own():
     codes = 15 + torch.rand(2, 3, 8)
     quiet, published, loud = (

@@ -90,7 +90,7 @@ def maximised(
     """Codes [B, T, Z] after all steps; a video whose class is seen for certain stays as it is.
 
     `make` takes codes to a clip, `encode` a clip to codes. `watch` is told before each step, and at the end. Noise is
-    drawn of a generator of random numbers for each video.
+    drawn of a generator of random numbers for each video. FloatingPointError where a gradient is not finite.
     """
     for i in range(rule.iterations + 1):
         last = i == rule.iterations
@@ -103,6 +103,9 @@ def maximised(
         if last:
             break
         (gradient,) = torch.autograd.grad(value, h)
+        if not (finite := gradient.isfinite().flatten(1).all(dim=1)).all():
+            bad = int(finite.int().argmin())
+            raise FloatingPointError(f"the gradient of video {bad} is not finite after {i} steps")
         direction = rule.towards * gradient
         if rule.prior == "dae":
             with torch.no_grad():
@@ -248,7 +251,10 @@ def maximize(words: list[str]) -> int:
         refuse(f"--condition: {command.condition} sees {leader.size}x{leader.size} pixels, the videos have {made.size}")
     jobs = [(chosen, seed) for chosen in numbered(command.classes, leader.classes) for seed in numbers(command.seeds)]
     parts = [jobs[i : i + command.batch] for i in range(0, len(jobs), command.batch)]
-    shown = [video for part in parts for video in videos(generator, leader, part, command)]
+    try:
+        shown = [video for part in parts for video in videos(generator, leader, part, command)]
+    except FloatingPointError as error:
+        refuse(f"{words[0]}, led by {command.condition}: {error}")
     return finish(np.stack(shown), Path(command.out), command.fps, [seed for _, seed in jobs], command.columns)
 
 
