@@ -18,9 +18,10 @@ VIDEOS = replace(SYSTEMS["stgan"], dropout=0.5)
 IMAGES = replace(VIDEOS, depth=1, frames=1)
 
 
-def trained(name, system, folder, *words):
+def trained(name, system, folder, *words, rate=1e-9, ema=0.0):
     """A run of no more than a step."""
-    recipes.RECIPES[name] = lambda: config_of("stgan", system=system, clips=8, optim={"ema": 0.0, "generator_lr": 1e-9})
+    optim = {"ema": ema, "generator_lr": rate}
+    recipes.RECIPES[name] = lambda: config_of("stgan", system=system, clips=8, optim=optim)
     try:
         return main([name, "--outdir", str(folder / name), *words])
     finally:
@@ -30,7 +31,7 @@ def trained(name, system, folder, *words):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    assert trained("images", IMAGES, folder) == 0
+    assert trained("images", IMAGES, folder, rate=1e-2, ema=0.9) == 0
     return folder / "images"
 
 
@@ -45,7 +46,7 @@ def close(found, wanted):
         torch.testing.assert_close(value, wanted[name], rtol=0, atol=1e-7)
 
 
-def test_a_run_begins_as_the_inflation_of_one_of_images(images, tmp_path):
+def test_a_run_begins_as_the_inflation_of_the_average_of_one_of_images(images, tmp_path):
     assert trained("videos", VIDEOS, tmp_path, "--inflate", str(images)) == 0
     deep = Generator(VIDEOS)
     assert inflate(restored(images)[0].generator, deep) == []

@@ -134,6 +134,15 @@ def test_an_inflated_critic_keeps_its_last_layer_and_sees_features_as_of_images(
     torch.testing.assert_close(deep.blocks(image.expand(-1, -1, 2, -1, -1)), seen.expand(-1, -1, 2, -1, -1))
 
 
+def test_a_score_is_the_logit_of_real_above_that_of_fake():
+    """Caffe's class 0 is real."""
+    critic = VideoCritic(SMALL)
+    torch.nn.init.zeros_(critic.last.weight)
+    critic.last.bias.data = torch.tensor([3.0, 1.0])
+    scores = critic((torch.zeros(2, 3, 2, 29, 29), torch.zeros(2, 2, SMALL.codes)), STAGE)
+    assert scores.tolist() == [2.0, 2.0]
+
+
 def test_the_gradient_of_the_crop_is_padded_14_above_and_15_below():
     whole = torch.zeros(1, 3, 2, 256, 256, requires_grad=True)
     wanted = torch.randn(1, 3, 2, 227, 227)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from vgen_fast.train import checkpoint
 from vgen_fast.train.balance import AGAIN, balanced
 from vgen_fast.train.loop import Rule
 
@@ -55,6 +56,15 @@ def test_the_loop_asks_with_what_was_said_before():
     assert asked == [(True, True), (True, True), (False, True)]
     assert state.allowed == (True, True)
     assert state.events == {"video/vetoed": 1}
+
+
+def test_what_was_said_last_is_part_of_a_checkpoint(tmp_path):
+    state, _ = make()
+    state.allowed = GENERATOR
+    saved = checkpoint.save(tmp_path, state, {})
+    fresh, _ = make()
+    checkpoint.load(saved, fresh)
+    assert fresh.allowed == GENERATOR
 
 
 def test_decay_of_the_critics_alone_leaves_the_generator_as_it_is():
