@@ -31,6 +31,16 @@ def test_parameters_and_shapes_are_those_of_the_files():
         assert recurrent(torch.empty(2, 3, 5, 227, 227)).shape == (2, 5, 101)
 
 
+def test_sizes_of_lrcn_s_maps_are_those_of_the_table():
+    seen = []
+    with torch.device("meta"):
+        network = LRCN()
+        for layer in network.convolutions.children():
+            layer.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
+        last = network.convolutions(torch.empty(1, 3, 227, 227))
+    assert (*seen, last.shape[-1]) == (111, 26, 13, 13, 13, 6)
+
+
 def test_the_norm_is_caffe_s_formula():
     x = np.random.default_rng(0).normal(size=(2, 9, 3, 3)) * 30
     wanted = np.empty_like(x)
