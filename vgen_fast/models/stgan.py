@@ -193,7 +193,6 @@ class VideoCritic(nn.Module):
         return logits[:, 0] - logits[:, 1]
 
 
-@torch.no_grad()
 def start(generator: Generator, critic: VideoCritic) -> None:
     """As He et al. draw weights, 1.8 times that in 4x4, 0.9 in 3x3; a tenth in the critic's first and dense layers."""
     for layer in (*generator.dense, *(part for part in generator.blocks.modules() if hasattr(part, "weight"))):
@@ -203,6 +202,7 @@ def start(generator: Generator, critic: VideoCritic) -> None:
         drawn(layer, 1.0 if layer in convolutions[1:] else 0.1)
 
 
+@torch.no_grad()
 def drawn(layer: nn.Module, gain: float) -> None:
     nn.init.kaiming_normal_(layer.weight).mul_(gain)
     nn.init.zeros_(layer.bias)
@@ -252,6 +252,9 @@ def encoder_of(cfg: Config) -> Encoder:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)
             found = caffenet.small(2, cfg.size, cfg.codes)
+            for layer in found.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    drawn(layer, 1.0)
     elif (folder := Path(cfg.encoder)).is_dir():
         of_ours = trained.load(folder)
         found, kind, (_, height, width) = of_ours.inner, of_ours.facts.kind, of_ours.facts.size
