@@ -244,7 +244,7 @@ def test_the_released_generator_is_inflated_on_the_way(made, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["maximize"], "maximize wants a run folder or the released generator first"),
+        (["maximize"], "maximize wants a run folder first"),
         (["maximize", "RUN", "--condition", "none"], "'none' is neither lrcn nor a folder"),
         (["maximize", "RUN", "--condition", "lrcn"], "--condition: LRCN trained on UCF-101: put RGB_lstm_model"),
         (["maximize", "RUN", "--classes", "sideways"], "'sideways' is none of the 3; the nearest is "),

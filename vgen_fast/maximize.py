@@ -18,20 +18,19 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .config import Settings
 from .data import transforms
 from .layers.segment import recomputing
 from .models import stgan
 from .nets import caffenet, lrcn, trained, weights
 from .nets.weights import BadWeights
-from .options import changed, help_text, nearest, options_of, parse, refuse
-from .sample import finish, numbers, restored
+from .options import nearest, refuse
+from .sample import Sampled, finish, numbers, restored, understood
 from .train import report, seeding
 
 EXAMPLES = """examples:
   python -m vgen_fast maximize runs/stgan --condition runs/classifier --classes clockwise
   python -m vgen_fast maximize runs/stgan --condition lrcn --classes 12,33 --seeds 0-3 --frames 16 --out two.mp4
-  python -m vgen_fast maximize runs/stgan --condition lrcn --classes 12 --every 10 --out path.png"""
+  python -m vgen_fast maximize generator.caffemodel --condition lrcn --classes 12 --every 10 --out path.png"""
 LARGEST = 30.0  # of a code's numbers, which are not negative
 AT_ONCE = 4  # frames that networks of frames see together, recomputing
 REACHED = 1 - 1e-6  # a probability that needs no more
@@ -138,12 +137,9 @@ def by_frames(network: Callable[[Tensor], Tensor], clip: Tensor, recompute: bool
 
 
 def of_ours(network: trained.Trained) -> Condition:
-    def condition(clip: Tensor) -> Tensor:
-        mean = torch.tensor(caffenet.MEAN).to(clip)[:, None, None, None]
-        pixels = (clip + mean).flip(1)  # red, green and blue from 0 to 255, and beyond: a gradient everywhere
-        return network.inner(trained.prepare(pixels, network.inner.size)).logits[:, None]
-
-    return condition
+    """Of pixels that are not cut to 0 and 255, which have a gradient everywhere."""
+    size = network.inner.size
+    return lambda clip: network.inner(trained.prepare(stgan.pixels(clip), size)).logits[:, None]
 
 
 def of_lrcn(network: lrcn.LRCN, recompute: bool = False) -> Condition:
@@ -196,7 +192,7 @@ def encoder_of(cfg: stgan.Config) -> caffenet.Encoder:
 # --------------------------------------------------------------------------------------------------------------- verb
 
 
-class Command(Settings):
+class Command(Sampled):
     condition: str = "lrcn"
     """The classifier that leads: lrcn as published, or a folder of `train classifier`."""
     classes: str | None = None
@@ -205,8 +201,6 @@ class Command(Settings):
     """The first codes: numbers and ranges joined by commas."""
     frames: int | None = Field(None, gt=0)
     """Length; without it that of the clips the run was trained on, or 16."""
-    out: str = "maximized.mp4"
-    """Where to: .mp4 and .gif are a grid, .png film strips, .npz the bytes [N, T, H, W, 3] and the seeds."""
     every: int = Field(0, ge=0)
     """Show the middle frame of every so many steps in place of the video's; 0 shows the video at the end."""
     iterations: int = Field(100, gt=0)
@@ -223,27 +217,15 @@ class Command(Settings):
     """Make activations again instead of keeping them, those of frames some at a time: less memory, more time."""
     batch: int = Field(4, gt=0)
     """Videos at once."""
-    columns: int = Field(6, gt=0)
-    """Videos side by side."""
-    fps: float = Field(5, gt=0)
-    """Frames a second."""
-    checkpoint: Literal["newest", "best"] = "newest"
-    """The best has the best score (--scores.best of the training), of those that are left."""
 
 
 def maximize(words: list[str]) -> int:
-    options, usage = list(options_of(Command())), "python -m vgen_fast maximize SOURCE [options]"
-    if words == ["--help"]:
-        intro = "Videos of classes, from the codes that a classifier's gradient finds for an STGAN generator."
-        report.show(help_text(usage, intro, options, EXAMPLES))
+    intro = "Videos of classes, from the codes that a classifier's gradient finds for STGAN: of a run, or as released."
+    command, source = understood(Command(), "maximize", intro, EXAMPLES, words)
+    if source is None:
         return 0
-    if not words or words[0].startswith("-"):
-        refuse(f"maximize wants a run folder or the released generator first: {usage}")
-    command = changed(Command(), parse(words[1:], options))
-    if Path(command.out).suffix not in (".mp4", ".gif", ".png", ".npz"):
-        refuse(f"--out wants a name that ends in .mp4, .gif, .png or .npz, got {command.out!r}")
     leader = leader_of(command.condition, command.recompute)
-    generator = generator_of(Path(words[0]), command)
+    generator = generator_of(source, command)
     made = generator.cfg
     if made.frames < leader.frames:
         refuse(f"--frames: {command.condition} sees {leader.frames} frames, the videos have {made.frames}")
@@ -254,7 +236,7 @@ def maximize(words: list[str]) -> int:
     try:
         shown = [video for part in parts for video in videos(generator, leader, part, command)]
     except FloatingPointError as error:
-        refuse(f"{words[0]}, led by {command.condition}: {error}")
+        refuse(f"{source}, led by {command.condition}: {error}")
     return finish(np.stack(shown), Path(command.out), command.fps, [seed for _, seed in jobs], command.columns)
 
 

@@ -27,17 +27,22 @@ GENERATE_EXAMPLES = """examples:
   python -m vgen_fast generate runs/shapes --labels clockwise,square,red --out red.png"""
 
 
-class Output(Settings):
+class Sampled(Settings):
+    """What all verbs that make videos of a run have."""
+
     out: str = "samples.mp4"
     """Where to: .mp4 and .gif are a grid, .png film strips, .npz the bytes [N, T, H, W, 3] and the seeds."""
-    labels: str | None = None
-    """A value for each label, by name or number, joined by commas; without it they are drawn with the seed."""
     columns: int = Field(6, gt=0)
     """Videos side by side."""
     fps: float = Field(8, gt=0)
     """Frames a second."""
     checkpoint: Literal["newest", "best"] = "newest"
     """The best has the best score (--scores.best of the training), of those that are left at the newest's level."""
+
+
+class Output(Sampled):
+    labels: str | None = None
+    """A value for each label, by name or number, joined by commas; without it they are drawn with the seed."""
 
 
 class Generate(Output):
@@ -74,7 +79,7 @@ def beside(made: np.ndarray, config: Config, seeds: list[int]) -> np.ndarray:
     return np.concatenate([lasting(real[:, :1]), lasting(real), lasting(made)], axis=3)
 
 
-def understood(command: Output, verb: str, intro: str, examples: str, words: list[str]) -> tuple[Output, Path | None]:
+def understood(command: Sampled, verb: str, intro: str, examples: str, words: list[str]) -> tuple[Sampled, Path | None]:
     """The options and the run folder; None after --help."""
     options, usage = list(options_of(command)), f"python -m vgen_fast {verb} RUN [options]"
     if words == ["--help"]:

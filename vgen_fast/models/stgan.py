@@ -33,7 +33,6 @@ from ..nets.caffenet import Encoder
 from ..nets.weights import Published
 from .system import Clip, Critic, Draw, Inputs, Seen, Stage, System, Term
 
-GENERATOR = Published("generator.caffemodel", "the generator from fc6", "https://github.com/dosovits/caffe-fr-chairs")
 IMAGE, FEATURES, ADVERSARIAL = 2e-6, 1e-2, 100.0  # in the generator's loss
 
 
@@ -230,7 +229,8 @@ def inflate(flat: nn.Module, deep: nn.Module) -> list[str]:
 
 
 def load(path: Path, cfg: Config) -> Generator:
-    """The released generator of images: Caffe's deconvolutions have torch's order of transposed ones."""
+    """The released generator of images, fc6's of https://github.com/dosovits/caffe-fr-chairs: Caffe's deconvolutions
+    have torch's order of transposed ones."""
     tensors = {}
     for name, value in weights.read(path).items():
         layer, _, blob = name.replace(".1.", ".").rpartition(".")
@@ -280,9 +280,13 @@ def for_caffe(video: Tensor) -> Tensor:
     return (video.flip(1) + 1) * 127.5 - mean
 
 
+def pixels(clip: Tensor) -> Tensor:
+    """Red, green and blue from 0 to 255, and beyond."""
+    return (clip + torch.tensor(caffenet.MEAN).to(clip)[:, None, None, None]).flip(1)
+
+
 def from_caffe(clip: Tensor) -> Tensor:
-    mean = torch.tensor(caffenet.MEAN).to(clip)[:, None, None, None]
-    return ((clip + mean) / 127.5 - 1).clamp(-1, 1).flip(1)
+    return (pixels(clip) / 127.5 - 1).clamp(-1, 1)
 
 
 def build(cfg: Config) -> System:

@@ -31,7 +31,7 @@ def images() -> Config:
 
 
 def ucf101() -> Config:
-    """Its inflation (vgen_fast inflate) tuned on UCF-101, 8 frames at 5 fps: inception score 17.42 through LRCN, 23.44
+    """Its inflation (--inflate) tuned on UCF-101, 8 frames at 5 fps: inception score 17.42 through LRCN, 23.44
     before it is tuned."""
     halved_at = (10_000, 25_000, 50_000, 70_000, 90_000)
     return published("stgan-ucf101", System(), "stgan.vgc", 100_000, 8, 1e-5, halved_at, balance="ratio")
