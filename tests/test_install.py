@@ -167,5 +167,11 @@ def test_a_wheel_works_from_anywhere(tmp_path):
         f"{site}/vgen_fast/kernels/__init__.py",
         "None",
     ]
-    sources = {path.suffix for path in site.rglob("*") if path.is_file()}
-    assert not sources & {".cpp", ".cu", ".h", ".o"}
+    files = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
+    assert not {Path(name).suffix for name in files} & {".cpp", ".cu", ".h", ".o"}
+    ours = {name for name in tracked if name.startswith("vgen_fast/")}
+    ours |= {f"vgen_fast/{name}" for name in tracked if name.startswith("kernels/")}
+    assert ours <= files
+    assert "shape-motion-mocogan" in run(
+        "import vgen_fast.cli as c; c.main(['train', '--list'])", away, PYTHONPATH=site
+    )
