@@ -24,10 +24,11 @@ venv: .venv/ready
 demo: venv
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
-# Rebuilds what changed in csrc. One process: of two at once, training runs have been seen to stop for good.
+# Rebuilds what changed in csrc. Two processes of one thread each: of threads that wait for each other, turning, more
+# than there are cores stop each other.
 test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/tested
 	$(BIN)/ruff check .
