@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vgen_fast.conditions import by_frames, of_lrcn
 from vgen_fast.layers.segment import recomputing
-from vgen_fast.maximize import Rule, by_frames, maximised, of_lrcn
+from vgen_fast.maximize import Rule, maximised
 from vgen_fast.models import stgan
 from vgen_fast.nets import caffenet, lrcn
 from vgen_fast.train.memory import give_back, peak_megabytes
@@ -90,7 +91,7 @@ def side(name: str, parts: tuple, codes: Tensor, rule: Rule) -> tuple[Tensor, fl
         maximised(
             lambda h: stgan.cropped(generator.whole(h), 227),
             lambda clip: by_frames(lambda pictures: encoder(pictures).fc6, clip, again),
-            of_lrcn(network, again),
+            lambda clip: of_lrcn(network)(clip, again),
             codes,
             torch.full((len(codes),), CLASS),
             replace(rule, iterations=2),

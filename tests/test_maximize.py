@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 from tests.models.small import SYSTEMS, config_of
 from tests.models.test_stgan import caffe_layers
 from tests.nets.caffe_files import new_net
-from vgen_fast import cli, maximize, recipes
+from vgen_fast import cli, conditions, maximize, recipes
+from vgen_fast.data.cache import Cache
 from vgen_fast.maximize import LARGEST, Rule, climbed, maximised
 from vgen_fast.models import stgan
 from vgen_fast.nets import caffenet, lrcn, trained
+from vgen_fast.nets.c3d import C3D
 from vgen_fast.nets.lrcn import LRCN
+from vgen_fast.train import memory
 from vgen_fast.train.__main__ import main
 
 
@@ -162,7 +166,7 @@ def test_a_condition_sees_the_pixels_that_the_classifier_was_trained_on(made):
     network = trained.load(made / "classifier").eval()
     video = torch.randint(256, (2, 3, 2, 32, 32), dtype=torch.uint8)
     clip = stgan.for_caffe(video / 127.5 - 1)
-    torch.testing.assert_close(maximize.of_ours(network)(clip)[:, 0], network(video), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(conditions.of_ours(network)(clip)[:, 0], network(video), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["small-lrcn", "frames"])
@@ -172,8 +176,9 @@ def test_small_networks_of_frames_lead_as_they_tell(kind, tmp_path):
     torch.save(trained.network(facts).state_dict(), tmp_path / trained.WEIGHTS)
     (tmp_path / trained.FACTS).write_bytes(trained.facts_json(facts))
     video = torch.randint(256, (2, 3, 2, 32, 32), dtype=torch.uint8)
-    leader = maximize.leader_of(str(tmp_path))
-    assert leader[1:] == (FACTS.values, 1, 32)
+    leader = conditions.leader_of(str(tmp_path))
+    assert leader.classes == FACTS.values
+    assert (leader.label, leader.frames, leader.size) == ("motion", 1, 32)
     logits = leader.condition(stgan.for_caffe(video / 127.5 - 1))
     assert logits.shape == (2, 2, 3)  # of each frame
     wanted = trained.load(tmp_path).eval()(video)
@@ -188,7 +193,7 @@ def test_lrcn_leads_in_its_own_colours_by_every_frame():
     network.of_frames = lambda pictures: seen.append(pictures) or torch.zeros(4, 6)
     network.over_time = lambda codes: (codes[..., :5], codes)
     video = torch.randint(256, (1, 3, 4, 227, 227)).float()
-    assert maximize.of_lrcn(network)(stgan.for_caffe(video / 127.5 - 1)).shape == (1, 4, 5)
+    assert conditions.of_lrcn(network)(stgan.for_caffe(video / 127.5 - 1)).shape == (1, 4, 5)
     wanted = caffenet.prepare(video[0].transpose(0, 1), lrcn.MEAN)
     torch.testing.assert_close(seen[0], wanted, rtol=0, atol=1e-3)
 
@@ -198,12 +203,97 @@ def test_recomputing_some_frames_at_a_time_changes_no_gradient(kind, tmp_path):
     facts = replace(FACTS, kind=kind)
     torch.manual_seed(0)
     network = trained.network(facts).double().eval().requires_grad_(False)
-    make = maximize.of_encoder if kind == "frames" else maximize.of_lrcn
+    make = conditions.of_encoder if kind == "frames" else conditions.of_lrcn
     clip = torch.randn(2, 3, 5, 32, 32).double().mul(50).requires_grad_()
     (kept,), (again,) = (
-        torch.autograd.grad(make(network, recompute)(clip).square().sum(), clip) for recompute in (False, True)
+        torch.autograd.grad(make(network)(clip, recompute).square().sum(), clip) for recompute in (False, True)
     )
     torch.testing.assert_close(again, kept)
+
+
+def held(made, batch, recompute):
+    generator = stgan.Generator(SMALL)
+    return maximize.held(generator, conditions.leader_of(str(made / "classifier")), batch, recompute)
+
+
+def size(count):
+    return f"{count / 2**20 + 0.001:.3f}MiB"
+
+
+def test_what_a_step_holds_is_foretold(made):
+    found = [held(made, batch, recompute) for batch, recompute in ((1, True), (1, False), (2, False), (4, False))]
+    assert found == sorted(set(found))
+    generator, leader = stgan.Generator(SMALL).requires_grad_(False), conditions.leader_of(str(made / "classifier"))
+    codes, classes = torch.rand(4, 2, SMALL.codes), torch.zeros(4, dtype=torch.long)
+    with memory.Live() as live:
+        maximize.ascent(
+            lambda h: maximize.clip_of(generator, h), lambda c: leader.condition(c, False), codes, classes, "ppgn"
+        )
+    weights = sum(p.numel() * 4 for network in (generator, leader.network) for p in network.parameters())
+    assert found[-1] == pytest.approx(live.most + weights, rel=0.05)
+
+
+def test_a_set_is_kept_as_it_grows_and_goes_on(made, tmp_path, monkeypatch, capsys):
+    words = ["maximize", str(made / "run"), "--condition", str(made / "classifier"), "--iterations", "3"]
+    words += ["--count", "7", "--batch", "2"]
+    assert cli.main([*words, "--out", str(tmp_path / "whole.vgc")]) == 0
+    capsys.readouterr()
+    whole, ascent, steps = Cache(tmp_path / "whole.vgc"), maximize.ascent, []
+
+    def until_it_dies(*given):
+        steps.append(given)
+        if len(steps) > 7:  # in the third batch of two
+            raise KeyboardInterrupt
+        return ascent(*given)
+
+    monkeypatch.setattr(maximize, "ascent", until_it_dies)
+    with pytest.raises(KeyboardInterrupt):
+        cli.main([*words, "--out", str(tmp_path / "parts.vgc")])
+    monkeypatch.setattr(maximize, "ascent", ascent)
+    assert "57%  " in capsys.readouterr().out
+    assert cli.main([*words, "--out", str(tmp_path / "parts.vgc")]) == 0
+    told = capsys.readouterr().out
+    assert "up, seed 0" not in told
+    assert "100%  " in told
+    parts = Cache(tmp_path / "parts.vgc")
+    assert whole.labels == parts.labels == {"motion": ("up", "down", "left")}
+    assert whole.column("id") == [f"{c}-00000{i}" for i in range(3) for c in FACTS.values][:7]
+    assert whole.column("sha256") == parts.column("sha256")
+    assert whole.label.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert all(0 <= scores["probability"] <= 1 for scores in whole.column("scores"))
+    assert cli.main([*words, "--out", str(tmp_path / "parts.vgc")]) == 2
+    assert "is complete" in capsys.readouterr().err
+
+
+def test_c3d_leads_in_224_pixels_of_the_256(tmp_path, monkeypatch):
+    """A clip that is its own position in the 256x256; C3D and its mean cube as they are published, but drawn."""
+    monkeypatch.setattr(conditions, "mean_cube", lambda: torch.zeros(3, 16, 128, 171))
+    network, seen = C3D(101, ((2,), (2,), (2,), (2,), (2,)), 4, (16, 224, 224), double_stride=True), []
+    monkeypatch.setattr(conditions.weights, "find", lambda published: tmp_path)
+    monkeypatch.setattr(conditions.weights, "digest", lambda path: "d" * 64)
+    monkeypatch.setattr(conditions.c3d, "load", lambda path, double_stride: network if double_stride else None)
+    leader = conditions.leader_of("c3d")
+    assert leader.classes[11] == "Billiards"
+    assert (leader.frames, leader.size, leader.name) == (16, 224, "c3d-ucf101@dddddddddddd")
+    monkeypatch.setattr(network, "forward", lambda video: seen.append(video) or SimpleNamespace(logits=video[:, 0, 0]))
+    places = torch.arange(256.0)[None, :] + 1000 * torch.arange(256.0)[:, None]
+    whole = places.expand(1, 3, 18, 256, 256) - torch.tensor(caffenet.MEAN)[:, None, None, None]
+    cfg = stgan.Config(frames=18)
+    maximize.asked(cfg, leader, False, stgan.cropped(whole, cfg.size))
+    assert seen[0].shape == (1, 3, 16, 224, 224)
+    assert torch.equal(seen[0][0, 0, 0], places[16:240, 16:240])
+
+
+def test_a_run_of_images_is_inflated_on_the_way(made, tmp_path):
+    out = tmp_path / "out.npz"
+    flat = replace(SMALL, depth=1, frames=1)
+    recipes.RECIPES["small"] = lambda: config_of("stgan", system=flat, clips=8, optim={"ema": 0.0})
+    assert main(["small", "--outdir", str(tmp_path / "flat")]) == 0
+    del recipes.RECIPES["small"]
+    words = [str(tmp_path / "flat"), "--condition", str(made / "classifier"), "--iterations", "2", "--frames", "3"]
+    assert cli.main(["maximize", *words, "--classes", "up", "--out", str(out)]) == 0
+    with np.load(out) as file:
+        assert file["videos"].shape == (1, 3, 32, 32, 3)
 
 
 def test_the_verb_makes_a_video_for_each_class_and_seed(made, tmp_path, capsys):
@@ -216,9 +306,13 @@ def test_the_verb_makes_a_video_for_each_class_and_seed(made, tmp_path, capsys):
     with np.load(out) as file:
         videos = file["videos"]
     assert videos.shape == (6, 2, 32, 32, 3)
-    assert cli.main([*words, "--classes", "left", "--seeds", "2", "--recompute", "--out", str(out)]) == 0
+    again = held(made, 1, recompute=True)
+    assert cli.main([*words, "--classes", "left", "--seeds", "2", "--memory", size(again), "--out", str(out)]) == 0
+    assert "1 of 4 videos at once, activations made again" in capsys.readouterr().out
     with np.load(out) as file:
         assert (np.abs(file["videos"][0].astype(int) - videos[5]) <= 1).all()
+    assert cli.main([*words, "--memory", "1MB"]) == 2
+    assert "--memory 1MB: a step of one video needs " in capsys.readouterr().err
 
 
 def test_the_verb_shows_the_way(made, tmp_path):
@@ -245,7 +339,7 @@ def test_the_released_generator_is_inflated_on_the_way(made, tmp_path, monkeypat
     ("words", "sentence"),
     [
         (["maximize"], "maximize wants a run folder first"),
-        (["maximize", "RUN", "--condition", "none"], "'none' is neither lrcn nor a folder"),
+        (["maximize", "RUN", "--condition", "none"], "'none' is neither lrcn, nor c3d, nor a folder"),
         (["maximize", "RUN", "--condition", "lrcn"], "--condition: LRCN trained on UCF-101: put RGB_lstm_model"),
         (["maximize", "RUN", "--classes", "sideways"], "'sideways' is none of the 3; the nearest is "),
         (["maximize", "RUN", "--frames", "1"], "sees 2 frames, the videos have 1"),

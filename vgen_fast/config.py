@@ -46,6 +46,12 @@ UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 SIZE = rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})"
 
 
+def bytes_of(size: str) -> int:
+    if not (found := re.fullmatch(SIZE, size)):
+        raise ValueError("wants a size such as 8GiB or 900MB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -205,16 +211,13 @@ class Config(Settings):
     @property
     def budget(self) -> int | None:
         """`memory` in bytes."""
-        if self.memory is None:
-            return None
-        number, unit = re.fullmatch(SIZE, self.memory).groups()
-        return int(float(number) * UNITS[unit])
+        return None if self.memory is None else bytes_of(self.memory)
 
     @field_validator("memory")
     @classmethod
     def _is_a_size(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(SIZE, value):
-            raise ValueError("wants a size such as 8GiB or 900MB")
+        if value is not None:
+            bytes_of(value)
         return value
 
     @model_validator(mode="after")

@@ -6,36 +6,40 @@ the way back to codes that the encoder gives (or towards 0), and noise; its leng
 Legend: B videos, T frames, Z numbers of a code, K classes.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from .conditions import Leader, by_frames, leader_of
+from .config import bytes_of
 from .data import transforms
+from .data.cache import BadCache, Clip, Writer
 from .layers.segment import recomputing
 from .models import stgan
-from .nets import caffenet, lrcn, trained, weights
+from .nets import caffenet, weights
 from .nets.weights import BadWeights
 from .options import nearest, refuse
-from .sample import Sampled, finish, numbers, restored, understood
-from .train import report, seeding
+from .sample import FILES, Sampled, chosen_checkpoint, finish, numbers, recorded, restored, understood
+from .train import memory, report, seeding
 
 EXAMPLES = """examples:
   python -m vgen_fast maximize runs/stgan --condition runs/classifier --classes clockwise
-  python -m vgen_fast maximize runs/stgan --condition lrcn --classes 12,33 --seeds 0-3 --frames 16 --out two.mp4
-  python -m vgen_fast maximize generator.caffemodel --condition lrcn --classes 12 --every 10 --out path.png"""
+  python -m vgen_fast maximize runs/stgan --condition lrcn --classes Billiards,Fencing --seeds 0-3 --out two.mp4
+  python -m vgen_fast maximize generator.caffemodel --condition lrcn --classes Billiards --every 10 --out path.png
+  python -m vgen_fast maximize runs/stgan --condition lrcn --count 10000 --out lrcn.vgc    # goes on if interrupted"""
 LARGEST = 30.0  # of a code's numbers, which are not negative
-AT_ONCE = 4  # frames that networks of frames see together, recomputing
+AVERAGE = "average.safetensors"
 REACHED = 1 - 1e-6  # a probability that needs no more
-
-Condition = Callable[[Tensor], Tensor]  # a clip in Caffe's colours [B, 3, T, H, W] -> logits [B, frames or 1, K]
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,26 @@ def climbed(logits: Tensor, classes: Tensor, objective: str) -> tuple[Tensor, Te
     return value.mean(dim=1).sum(), p.mean(dim=1).detach()
 
 
+def ascent(
+    make: Callable[[Tensor], Tensor],
+    condition: Callable[[Tensor], Tensor],
+    codes: Tensor,
+    classes: Tensor,
+    objective: str,
+) -> tuple[Seen, Tensor]:
+    """Where a step begins, and the gradient of what is climbed by the codes."""
+    with torch.enable_grad():
+        h = codes.detach().requires_grad_()
+        clip = make(h)
+        value, probability = climbed(condition(clip), classes, objective)
+    (gradient,) = torch.autograd.grad(value, h)
+    return Seen(codes, clip.detach(), probability), gradient
+
+
 def maximised(
     make: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor], Tensor],
-    condition: Condition,
+    condition: Callable[[Tensor], Tensor],
     codes: Tensor,
     classes: Tensor,
     rule: Rule,
@@ -92,16 +112,14 @@ def maximised(
     drawn of a generator of random numbers for each video. FloatingPointError where a gradient is not finite.
     """
     for i in range(rule.iterations + 1):
-        last = i == rule.iterations
-        with torch.set_grad_enabled(not last):
-            h = codes.detach().requires_grad_()
-            clip = make(h)
-            value, probability = climbed(condition(clip), classes, rule.objective)
-        seen = Seen(codes, clip.detach(), probability)
-        watch(i, seen)
-        if last:
+        if i == rule.iterations:
+            with torch.no_grad():
+                clip = make(codes)
+                seen = Seen(codes, clip, climbed(condition(clip), classes, rule.objective)[1])
+            watch(i, seen)
             break
-        (gradient,) = torch.autograd.grad(value, h)
+        seen, gradient = ascent(make, condition, codes, classes, rule.objective)
+        watch(i, seen)
         if not (finite := gradient.isfinite().flatten(1).all(dim=1)).all():
             bad = int(finite.int().argmin())
             raise FloatingPointError(f"the gradient of video {bad} is not finite after {i} steps")
@@ -114,72 +132,12 @@ def maximised(
         noise = torch.stack([torch.randn(codes.shape[1:], generator=rng) for rng in rngs])
         direction += rule.noise * noise.to(codes)
         size = direction.abs().mean(dim=(1, 2), keepdim=True)
-        going = (probability < REACHED)[:, None, None] & (size > 0)
+        going = (seen.probability < REACHED)[:, None, None] & (size > 0)
         if not going.any():
             break
         moved = (codes + rule.length(i) / size.clamp_min(1e-38) * direction).clamp(0, LARGEST)
         codes = torch.where(going, moved, codes)
     return seen
-
-
-# ---------------------------------------------------------------------------------------------------------- conditions
-
-
-def by_frames(network: Callable[[Tensor], Tensor], clip: Tensor, recompute: bool) -> Tensor:
-    """Of each frame [B, T, ...]; recomputing, some frames at a time, of which nothing else is kept."""
-    pictures = stgan.of_frames(clip)
-    if recompute:
-        parts = pictures.split(AT_ONCE)
-        found = torch.cat([checkpoint(network, p, use_reentrant=False, preserve_rng_state=False) for p in parts])
-    else:
-        found = network(pictures)
-    return found.unflatten(0, clip.shape[::2][:2])
-
-
-def of_ours(network: trained.Trained) -> Condition:
-    """Of pixels that are not cut to 0 and 255, which have a gradient everywhere."""
-    size = network.inner.size
-    return lambda clip: network.inner(trained.prepare(stgan.pixels(clip), size)).logits[:, None]
-
-
-def of_lrcn(network: lrcn.LRCN, recompute: bool = False) -> Condition:
-    """Whose colours have other means; each frame has a say."""
-    between = torch.tensor(caffenet.MEAN) - torch.tensor(lrcn.MEAN)
-
-    def condition(clip: Tensor) -> Tensor:
-        shifted = clip + between.to(clip)[:, None, None, None]
-        return network.over_time(by_frames(network.of_frames, shifted, recompute))[0]
-
-    return condition
-
-
-def of_encoder(network: caffenet.CaffeNet, recompute: bool = False) -> Condition:
-    return lambda clip: by_frames(lambda pictures: network(pictures).logits, clip, recompute)
-
-
-class Leader(NamedTuple):
-    condition: Condition
-    classes: tuple[str, ...]
-    frames: int  # that it wants at least
-    size: int | None = None  # of them, where it takes no other
-
-
-def leader_of(name: str, recompute: bool = False) -> Leader:
-    try:
-        if name == "lrcn":
-            network = lrcn.load(weights.find(lrcn.RGB)).eval().requires_grad_(False)
-            classes = tuple(map(str, range(network.fc8.out_features)))
-            return Leader(of_lrcn(network, recompute), classes, 1, caffenet.SIDE)
-        if not Path(name).is_dir():
-            refuse(f"--condition: {name!r} is neither lrcn nor a folder of `train classifier`")
-        network = trained.load(Path(name)).eval().requires_grad_(False)
-    except BadWeights as error:
-        refuse(f"--condition: {error}")
-    if isinstance(network.inner, lrcn.LRCN):
-        return Leader(of_lrcn(network.inner, recompute), network.facts.values, 1, network.inner.side)
-    if isinstance(network.inner, caffenet.CaffeNet):
-        return Leader(of_encoder(network.inner, recompute), network.facts.values, 1, network.facts.size[1])
-    return Leader(of_ours(network), network.facts.values, network.inner.size[0])
 
 
 def encoder_of(cfg: stgan.Config) -> caffenet.Encoder:
@@ -193,14 +151,19 @@ def encoder_of(cfg: stgan.Config) -> caffenet.Encoder:
 
 
 class Command(Sampled):
+    out: str = "samples.mp4"
+    """Where to: .mp4 and .gif are a grid, .png film strips, .npz the bytes [N, T, H, W, 3] and the seeds, .vgc a cache
+    labelled by the classes, which is kept as it grows: the same command goes on with it."""
     condition: str = "lrcn"
-    """The classifier that leads: lrcn as published, or a folder of `train classifier`."""
+    """The classifier that leads: lrcn or c3d as published, or a folder of `train classifier`."""
     classes: str | None = None
-    """Names or numbers of classes joined by commas, a video of each for every seed; without it all of them."""
+    """Names or numbers of classes joined by commas; without it all of them."""
     seeds: str = "0"
-    """The first codes: numbers and ranges joined by commas."""
+    """The first codes, for a video of each class: numbers and ranges joined by commas."""
+    count: int | None = Field(None, gt=0)
+    """So many videos, of the classes in turn, with seeds from 0 up, instead of --seeds."""
     frames: int | None = Field(None, gt=0)
-    """Length; without it that of the clips the run was trained on, or 16."""
+    """Length; without it that of the clips the run was trained on, or 16. A run of images is inflated."""
     every: int = Field(0, ge=0)
     """Show the middle frame of every so many steps in place of the video's; 0 shows the video at the end."""
     iterations: int = Field(100, gt=0)
@@ -213,47 +176,70 @@ class Command(Sampled):
     """Factor on the prior's direction."""
     objective: Literal["ppgn", "log_softmax"] = "ppgn"
     """The gradient of the class's logit alone, as published, or of its log probability."""
-    recompute: bool = False
-    """Make activations again instead of keeping them, those of frames some at a time: less memory, more time."""
     batch: int = Field(4, gt=0)
     """Videos at once."""
+    memory: str | None = None
+    """What a step may hold, as 8GiB or 900MB: fewer videos at once, or activations made again, as much as it takes."""
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            bytes_of(value)
+        return value
 
 
 def maximize(words: list[str]) -> int:
     intro = "Videos of classes, from the codes that a classifier's gradient finds for STGAN: of a run, or as released."
-    command, source = understood(Command(), "maximize", intro, EXAMPLES, words)
+    command, source = understood(Command(), "maximize", intro, EXAMPLES, words, (*FILES, ".vgc"))
     if source is None:
         return 0
-    leader = leader_of(command.condition, command.recompute)
-    generator = generator_of(source, command)
+    leader = leader_of(command.condition)
+    generator, about = generator_of(source, command)
     made = generator.cfg
     if made.frames < leader.frames:
         refuse(f"--frames: {command.condition} sees {leader.frames} frames, the videos have {made.frames}")
-    if leader.size not in (None, made.size):
+    if (leader.size or 0) > made.size:
         refuse(f"--condition: {command.condition} sees {leader.size}x{leader.size} pixels, the videos have {made.size}")
-    jobs = [(chosen, seed) for chosen in numbered(command.classes, leader.classes) for seed in numbers(command.seeds)]
-    parts = [jobs[i : i + command.batch] for i in range(0, len(jobs), command.batch)]
+    chosen = numbered(command.classes, leader.classes)
+    if command.count:
+        jobs = [(chosen[i % len(chosen)], i // len(chosen)) for i in range(command.count)]
+    else:
+        jobs = [(c, seed) for c in chosen for seed in numbers(command.seeds)]
+    maker = Maker(generator, encoder_of(made), leader, command, *at_once(generator, leader, command))
     try:
-        shown = [video for part in parts for video in videos(generator, leader, part, command)]
+        if Path(command.out).suffix == ".vgc":
+            return kept(maker, jobs, about)
+        shown = [video.frames for part in maker.parts(jobs) for video in maker(part)]
     except FloatingPointError as error:
         refuse(f"{source}, led by {command.condition}: {error}")
     return finish(np.stack(shown), Path(command.out), command.fps, [seed for _, seed in jobs], command.columns)
 
 
-def generator_of(source: Path, command: Command) -> stgan.Generator:
-    """A run's, or the released one of images, inflated."""
+def generator_of(source: Path, command: Command) -> tuple[stgan.Generator, str]:
+    """A run's or the released one, of images inflated; and what tells it from others."""
     if source.is_file():
         cfg = stgan.Config(frames=command.frames or 16)
-        generator = stgan.Generator(cfg)
         try:
-            stgan.inflate(stgan.load(source, replace(cfg, depth=1, frames=1)), generator)
+            flat = stgan.load(source, replace(cfg, depth=1, frames=1))
         except BadWeights as error:
             refuse(str(error))
-        return generator
-    system, config, _ = restored(source, command.checkpoint, command.frames)
+        return inflation(flat, cfg), f"{source.name}@{weights.digest(source)[:12]}, inflated"
+    config = recorded(source)
     if not isinstance(config.system, stgan.Config):
         refuse(f"{source} is a {config.system.name} run: maximize changes the codes of stgan's generator")
-    return system.generator
+    newest = chosen_checkpoint(source, config, command.checkpoint)
+    about = f"{config.recipe}, {newest.clips_seen} clips@{newest.manifest['files'][AVERAGE]['sha256'][:12]}"
+    if config.system.depth == 1 and (command.frames or 1) > 1:
+        flat = restored(source, command.checkpoint)[0].generator
+        return inflation(flat, replace(config.system, depth=3, frames=command.frames)), f"{about}, inflated"
+    return restored(source, command.checkpoint, command.frames)[0].generator, about
+
+
+def inflation(flat: stgan.Generator, cfg: stgan.Config) -> stgan.Generator:
+    generator = stgan.Generator(cfg)
+    stgan.inflate(flat, generator)
+    return generator.eval()
 
 
 def numbered(text: str | None, names: tuple[str, ...]) -> list[int]:
@@ -270,39 +256,130 @@ def numbered(text: str | None, names: tuple[str, ...]) -> list[int]:
     return found
 
 
-def videos(
-    generator: stgan.Generator, leader: Leader, jobs: list[tuple[int, int]], command: Command
-) -> list[np.ndarray]:
-    """uint8 [T, H, W, 3] of each (class, seed), or its middle frame through the steps."""
-    cfg, encoder, like = generator.cfg, encoder_of(generator.cfg), next(generator.parameters())
+# --------------------------------------------------------------------------------------------------------- the videos
+
+
+class Made(NamedTuple):
+    frames: np.ndarray  # uint8 [T, H, W, 3]
+    probability: float  # of its class, to the classifier that led
+
+
+@dataclass(frozen=True)
+class Maker:
+    generator: stgan.Generator
+    encoder: caffenet.Encoder
+    leader: Leader
+    command: Command
+    batch: int
+    recompute: bool
+
+    def parts(self, jobs: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        return [jobs[i : i + self.batch] for i in range(0, len(jobs), self.batch)]
+
+    def __call__(self, jobs: list[tuple[int, int]]) -> list[Made]:
+        """Of each (class, seed) the video, or its middle frame through the steps."""
+        cfg, command, leader = self.generator.cfg, self.command, self.leader
+        like = next(self.generator.requires_grad_(False).parameters())
+        rngs = [seeding.generator(seed, "codes", chosen) for chosen, seed in jobs]
+        codes = torch.stack([torch.randn(cfg.frames, cfg.codes, generator=rng) for rng in rngs]).to(like)
+        first, last = command.lengths
+        told = {name: getattr(command, name) for name in ("prior", "back", "objective")}
+        rule = Rule(command.iterations, first, last, **told)
+        path = []
+
+        def watch(i: int, seen: Seen) -> None:
+            if command.every and i % command.every == 0:
+                path.append(seen.clip[:, :, cfg.frames // 2].cpu())
+            if i % 10 == 0:
+                told = ", ".join(f"{p:.3f}" for p in seen.probability.tolist())
+                report.show(f"step {i} of {rule.iterations}: probabilities {told}")
+
+        with recomputing(self.generator) if self.recompute else nullcontext():
+            seen = maximised(
+                partial(clip_of, self.generator),
+                lambda clip: by_frames(lambda pictures: self.encoder(pictures).fc6, clip, self.recompute),
+                partial(asked, cfg, leader, self.recompute),
+                codes,
+                torch.tensor([chosen for chosen, _ in jobs], device=like.device),
+                rule,
+                rngs,
+                watch,
+            )
+        for (chosen, seed), p in zip(jobs, seen.probability.tolist(), strict=True):
+            report.show(f"{leader.classes[chosen]}, seed {seed}: p = {p:.4f}")
+        if command.every:  # those that are done early stay as they are
+            path += [path[-1]] * (rule.iterations // command.every + 1 - len(path))
+        clip = inside(cfg, leader, torch.stack(path, dim=2) if command.every else seen.clip)
+        frames = transforms.to_frames(transforms.to_bytes(stgan.from_caffe(clip))).cpu().numpy()
+        return [Made(*found) for found in zip(frames, seen.probability.tolist(), strict=True)]
+
+
+def clip_of(generator: stgan.Generator, codes: Tensor) -> Tensor:
+    return stgan.cropped(generator.whole(codes), generator.cfg.size)
+
+
+def inside(cfg: stgan.Config, leader: Leader, clip: Tensor) -> Tensor:
+    """What the classifier sees of a clip: the middle of the 256x256 that the generator makes."""
+    size = leader.size or cfg.size
+    first = (cfg.side - size) // 2 - (cfg.side - cfg.size) // 2
+    return clip[..., first : first + size, first : first + size]
+
+
+def asked(cfg: stgan.Config, leader: Leader, recompute: bool, clip: Tensor) -> Tensor:
+    return leader.condition(inside(cfg, leader, clip), recompute)
+
+
+def at_once(generator: stgan.Generator, leader: Leader, command: Command) -> tuple[int, bool]:
+    """How many videos, and whether activations are made again, within --memory; fewer videos cost less time."""
+    if command.memory is None:
+        return command.batch, False
+    tries = [(n, False) for n in range(command.batch, 0, -1)] + [(1, True)]
+    for batch, recompute in tries:
+        need = held(generator, leader, batch, recompute)
+        if need <= bytes_of(command.memory):
+            told = ", activations made again" if recompute else ""
+            report.show(f"{batch} of {command.batch} videos at once{told}: {need / 2**20:,.0f} MiB")
+            return batch, recompute
+    refuse(f"--memory {command.memory}: a step of one video needs {need / 2**20:,.0f} MiB")
+
+
+def held(generator: stgan.Generator, leader: Leader, batch: int, recompute: bool) -> int:
+    """Bytes at the height of a step, with the weights: from shapes, nothing is computed."""
+    cfg = generator.cfg
     generator.requires_grad_(False)
-    rngs = [seeding.generator(seed, "codes", chosen) for chosen, seed in jobs]
-    codes = torch.stack([torch.randn(cfg.frames, cfg.codes, generator=rng) for rng in rngs]).to(like)
-    first, last = command.lengths
-    rule = Rule(command.iterations, first, last, prior=command.prior, back=command.back, objective=command.objective)
-    path = []
+    again = recomputing(generator) if recompute else nullcontext()
+    with FakeTensorMode(allow_non_fake_inputs=True), memory.Live() as live, again:
+        codes = torch.zeros(batch, cfg.frames, cfg.codes)
+        classes = torch.zeros(batch, dtype=torch.long)
+        ascent(partial(clip_of, generator), partial(asked, cfg, leader, recompute), codes, classes, "ppgn")
+    networks = (generator, leader.network)
+    return live.most + sum(p.untyped_storage().nbytes() for network in networks for p in network.parameters())
 
-    def watch(i: int, seen: Seen) -> None:
-        if command.every and i % command.every == 0:
-            path.append(seen.clip[:, :, cfg.frames // 2].cpu())
-        if i % 10 == 0:
-            told = ", ".join(f"{p:.3f}" for p in seen.probability.tolist())
-            report.show(f"step {i} of {rule.iterations}: probabilities {told}")
 
-    with recomputing(generator) if command.recompute else nullcontext():
-        seen = maximised(
-            lambda h: stgan.cropped(generator.whole(h), cfg.size),
-            lambda clip: by_frames(lambda pictures: encoder(pictures).fc6, clip, command.recompute),
-            leader.condition,
-            codes,
-            torch.tensor([chosen for chosen, _ in jobs], device=like.device),
-            rule,
-            rngs,
-            watch,
-        )
-    for (chosen, seed), p in zip(jobs, seen.probability.tolist(), strict=True):
-        report.show(f"{leader.classes[chosen]}, seed {seed}: p = {p:.4f}")
-    if command.every:  # those that are done early stay as they are
-        path += [path[-1]] * (rule.iterations // command.every + 1 - len(path))
-    clip = torch.stack(path, dim=2) if command.every else seen.clip
-    return list(transforms.to_frames(transforms.to_bytes(stgan.from_caffe(clip))).cpu().numpy())
+def kept(maker: Maker, jobs: list[tuple[int, int]], about: str) -> int:
+    """Into a cache, a batch after the other; what an interrupted command has kept is not made again."""
+    command, leader = maker.command, maker.leader
+    size = (leader.size or maker.generator.cfg.size,) * 2
+    how = command.model_dump(exclude={"out", "columns", "fps", "batch", "memory", "condition", "checkpoint"})
+    recipe = {"generator": about, "condition": leader.name, "label": leader.label, **how}
+    try:
+        writer = Writer(Path(command.out), size, recipe)
+    except BadCache as error:
+        refuse(str(error))
+    began, name = time.monotonic(), lambda job: f"{leader.classes[job[0]]}-{job[1]:06}"
+    left = [job for job in jobs if name(job) not in writer.done]
+    done = len(jobs) - len(left)
+    try:
+        for part in maker.parts(left):
+            for job, video in zip(part, maker(part), strict=True):
+                scores = {"probability": video.probability}
+                writer.add(name(job), [(Clip(name(job), command.fps, job[0], scores=scores), video.frames)])
+            writer.commit()
+            done += len(part)
+            seconds = (time.monotonic() - began) / (done - len(jobs) + len(left)) * (len(jobs) - done)
+            report.show(f"{100 * done // len(jobs):3}%  {report.duration(seconds)} left  {done} of {len(jobs)} videos")
+        writer.finish({leader.label: leader.classes}, {})
+    finally:
+        writer.close()
+    report.show(f"{command.out}: {len(jobs)} videos of {len(set(c for c, _ in jobs))} classes, led by {leader.name}")
+    return 0

@@ -1,5 +1,6 @@
 """`generate`: videos from the averaged generator of a run, and what else samples it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from .train import checkpoint, report, seeding
 from .train.folder import run_name
 
 SETTLING = 32  # clips that an untrained generator's running statistics are of
+FILES = (".mp4", ".gif", ".png", ".npz")
 CODES = 4_096  # real clips that a prior is made from
 GENERATE_EXAMPLES = """examples:
   python -m vgen_fast generate runs/shapes
@@ -79,8 +81,10 @@ def beside(made: np.ndarray, config: Config, seeds: list[int]) -> np.ndarray:
     return np.concatenate([lasting(real[:, :1]), lasting(real), lasting(made)], axis=3)
 
 
-def understood(command: Sampled, verb: str, intro: str, examples: str, words: list[str]) -> tuple[Sampled, Path | None]:
-    """The options and the run folder; None after --help."""
+def understood(
+    command: Sampled, verb: str, intro: str, examples: str, words: list[str], files: Sequence[str] = FILES
+) -> tuple[Sampled, Path | None]:
+    """The options and the run folder; None after --help. `files`: what --out may end in."""
     options, usage = list(options_of(command)), f"python -m vgen_fast {verb} RUN [options]"
     if words == ["--help"]:
         report.show(help_text(usage, intro, options, examples))
@@ -88,8 +92,8 @@ def understood(command: Sampled, verb: str, intro: str, examples: str, words: li
     if not words or words[0].startswith("-"):
         refuse(f"{verb} wants a run folder first: {usage}")
     command = changed(command, parse(words[1:], options))
-    if Path(command.out).suffix not in (".mp4", ".gif", ".png", ".npz"):
-        refuse(f"--out wants a name that ends in .mp4, .gif, .png or .npz, got {command.out!r}")
+    if Path(command.out).suffix not in files:
+        refuse(f"--out wants a name that ends in {', '.join(files[:-1])} or {files[-1]}, got {command.out!r}")
     return command, Path(words[0])
 
 

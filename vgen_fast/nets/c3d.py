@@ -91,16 +91,17 @@ def small(classes: int, size: tuple[int, int, int]) -> C3D:
     return C3D(classes, SMALL_GROUPS, SMALL_HIDDEN, size)
 
 
-def load(path: Path, *, rows: str = "chw") -> C3D:
+def load(path: Path, *, rows: str = "chw", double_stride: bool = False) -> C3D:
     """The network of a published file, whichever of the four namings it has. Its number of classes is the file's.
 
     `rows` is the order in which wd1 of TensorFlow's files takes pool5: "hwc" where it was trained there from the start,
-    "chw" where it was converted from Sports-1M's.
+    "chw" where it was converted from Sports-1M's. `double_stride`: for clips of 224x224, with the same weights.
     """
     tensors = renamed(weights.read(path), rows)
     if "fc8.bias" not in tensors:
         raise BadWeights(f"{path} is no C3D: it has no fc8, only {', '.join(list(tensors)[:20])}")
-    return weights.filled(lambda: C3D(tensors["fc8.bias"].numel()), tensors, path)
+    how = {"size": (16, 224, 224), "double_stride": True} if double_stride else {}
+    return weights.filled(lambda: C3D(tensors["fc8.bias"].numel(), **how), tensors, path)
 
 
 # ------------------------------------------------------------------------------------------------- what it is shown
