@@ -53,7 +53,8 @@ class Command(Settings):
     recipe: Literal["own", "c3d-finetune", "c3d-scratch", "lrcn"] = "own"
     """How it is trained: own is AdamW for 6,000 clips; the others are SGD as C3D's and LRCN's authors have it."""
     weights: str | None = None
-    """A published file of C3D to start from; its last layer is drawn anew."""
+    """To start from: a published file of C3D, or the folder of a classifier of the same network or, for a small LRCN,
+    of frames; the last layer is drawn anew."""
     clips: int | None = Field(None, gt=0)
     """Length of the training; without it, as the recipe has it, and so below."""
     batch: int | None = Field(None, gt=0)
@@ -92,9 +93,9 @@ def classifier(words: Sequence[str]) -> int:
             refuse(f"{folder} holds another classifier: {found.name}")
         report.show(f"complete: {summary(found)}")
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(command.seed)
-    network = Trained(facts, started(facts, command), "")
+    network = Trained(facts, started(facts, command.weights), "")
+    folder.mkdir(parents=True, exist_ok=True)
     fit = Fit(network, plan, place)
     if fit.restore(folder):
         report.show(f"goes on after {fit.clips_seen} clips")
@@ -112,17 +113,31 @@ def classifier(words: Sequence[str]) -> int:
     return 0
 
 
-def started(facts: Facts, command: Command) -> nn.Module:
-    """The network with drawn weights, or those of a published file but for its last layer."""
+def started(facts: Facts, source: str | None) -> nn.Module:
+    """The network with drawn weights, or those of a published file or one of our classifiers but for its last layer."""
     network = drawn(trained.network(facts))
-    if command.weights:
-        try:
-            published = c3d.load(Path(command.weights)).state_dict()
-        except BadWeights as error:
-            refuse(f"--weights: {error}")
-        last = {name: value for name, value in network.state_dict().items() if name.startswith("fc8.")}
-        network.load_state_dict(published | last)
+    if source:
+        known, there = known_weights(facts, Path(source)), network.state_dict()
+        network.load_state_dict(
+            there | {name: known[name] for name in there.keys() & known.keys() if name[:4] != "fc8."}
+        )
     return network
+
+
+def known_weights(facts: Facts, source: Path) -> dict[str, Tensor]:
+    try:
+        if not source.is_dir():
+            if facts.kind != "c3d":
+                refuse(f"--weights are of C3D, the network is {facts.kind} (--network c3d)")
+            return c3d.load(source).state_dict()
+        found = trained.load(source)
+    except BadWeights as error:
+        refuse(f"--weights: {error}")
+    of_frames = (found.facts.kind, facts.kind) == ("frames", "small-lrcn")  # whose LSTM and last layer are drawn
+    if found.facts.size != facts.size or (found.facts.kind != facts.kind and not of_frames):
+        told = ("{} of {}".format(f.kind, "x".join(map(str, f.size))) for f in (found.facts, facts))
+        refuse("--weights: {} is a {}, wanted a {}".format(source, *told))
+    return found.inner.state_dict()
 
 
 def whole(clips: CachedClips) -> Iterator[tuple[Tensor, int]]:
@@ -149,9 +164,11 @@ def understood(command: Command, plan: Plan) -> tuple[Batches, tuple[Batches, in
     if command.network in ("small-lrcn", "frames") and size[1] != size[2]:
         refuse(f"--network {command.network} wants frames as high as wide, {command.data} has {size[1]}x{size[2]}")
     values = tuple(map(str, train.labels[label]))
-    if command.weights and command.network != "c3d":
-        refuse(f"--weights are of C3D, the network is {command.network} (--network c3d)")
-    start = weights.digest(Path(command.weights)) if command.weights and Path(command.weights).is_file() else None
+    start = None
+    if command.weights:
+        path = Path(command.weights)
+        path = path / WEIGHTS if path.is_dir() else path
+        start = weights.digest(path) if path.is_file() else None
     facts = Facts(command.network, size, label, values, command.data, plan.clips, command.seed, command.recipe, start)
     return train, test, facts, list(train.labels).index(label)
 

@@ -55,6 +55,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "interpolate": ("videos along lines or arcs between latents", _of("interpolate", "interpolate")),
     "animate": ("a photograph goes on as a video, by a generator that predicts", _of("animate", "animate")),
     "maximize": ("videos of a class from STGAN's generator, through a classifier", _of("maximize", "maximize")),
+    "sets": ("what `maximize` made: scored by classifiers, the best of it, and as training data", _of("sets", "sets")),
     "evaluate": (
         "scores of a run's clips and, beside them, of real ones",
         _of("evaluate", "evaluate"),

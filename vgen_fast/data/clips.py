@@ -41,7 +41,7 @@ def groups(num_frames: int, length: int) -> np.ndarray:
     return np.arange(num_frames // length * length).reshape(-1, length)
 
 
-@lru_cache(maxsize=2)  # a batch may reach into the next time round
+@lru_cache(maxsize=8)  # a batch may reach into the next time round, and of several caches
 def order(seed: int, time_round: int, count: int) -> np.ndarray:
     """The order of `count` clips in this time round."""
     return np.random.default_rng((seed, time_round)).permutation(count)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..nets import c3d, i3d, inception, weights
+from ..nets import c3d, i3d, inception, lrcn, weights
 from ..nets.trained import Trained, central
 from ..nets.weights import BadWeights, Published
 from . import measures
@@ -54,6 +54,18 @@ def c3d_view(prepare: Callable[[Tensor, Tensor], Tensor], how: str) -> View:
         return {**seen._asdict(), "probabilities": seen.logits.softmax(dim=1)}
 
     return View(f"c3d-ucf101@{weights.digest(path)[:12]}/{how}/central {C3D_FRAMES} frames", see)
+
+
+def lrcn_view() -> View:
+    """LRCN of UCF-101: the central 16 frames, ten crops of 240x320."""
+    path = weights.find(lrcn.RGB)
+    network = lrcn.load(path).eval()
+
+    def see(video: Tensor, labels: Tensor) -> Rows:
+        crops = lrcn.prepare(central(video, C3D_FRAMES))
+        return {"probabilities": torch.cat([network.probabilities(clip[None]) for clip in crops])}
+
+    return View(f"lrcn@{weights.digest(path)[:12]}/ten crops of 240x320/central {C3D_FRAMES} frames", see)
 
 
 def i3d_view(first: int = 0, last: int | None = None) -> View:

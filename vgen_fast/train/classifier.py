@@ -33,7 +33,9 @@ class Plan:
     largest: float = 5.0  # norm of a gradient; longer ones are shortened
     falls_every: int = 0  # steps after which the rate is a tenth; 0: it falls to 0 along half a cosine
     momentum: float | None = None  # of SGD, whose biases have twice the rate and no decay; None is AdamW
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    coupled: bool = False  # Adam whose decay is added to the gradients, and of weights alone, in AdamW's place
+    last: float = 1.0  # factor on the rate of the last layer
     augmented: bool = False  # every second clip mirrored, and a window of 7/8 of each
     seed: int = 0
 
@@ -43,11 +45,13 @@ class Plan:
         return self.rate * (1 + math.cos(math.pi * clips / self.clips)) / 2
 
 
-# Of C3D, LRCN and VGAN's critic as their authors trained them; frames are prepared as `trained.prepare` does it.
+# Of C3D, LRCN and VGAN's critic as their authors trained them, and of C3D as S1's augmentation study tunes it; frames
+# are prepared as `trained.prepare` does it.
 PLANS = {
     "own": Plan(6_000, 20, 1e-3, 1e-2),
     "c3d-finetune": Plan(20_000 * 30, 30, 1e-4, 5e-4, math.inf, 5_000, 0.9, augmented=True),
     "c3d-scratch": Plan(60_000 * 30, 30, 3e-3, 5e-3, math.inf, 20_000, 0.9, augmented=True),
+    "c3d-augment": Plan(5_000 * 10, 10, 1e-4, 5e-4, math.inf, 5_000, coupled=True, last=10.0),
     "vgan": Plan(1_000 * 256, 256, 2e-4, 0.0, math.inf, 1_000, betas=(0.5, 0.999)),
     "lrcn": Plan(30_000 * 24, 24, 1e-3, 5e-3, 5.0, 10_000, 0.9, augmented=True),
 }
@@ -55,6 +59,12 @@ PLANS = {
 
 def optimizer_of(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     wanted = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    if plan.coupled:
+        groups = []
+        for name, value in wanted:
+            decay = {"weight_decay": 0.0} if "bias" in name else {}
+            groups.append({"params": [value], "factor": plan.last if "fc8." in name else 1.0, **decay})
+        return torch.optim.Adam(groups, plan.rate, betas=plan.betas, weight_decay=plan.decay)
     if plan.momentum is None:
         return torch.optim.AdamW([value for _, value in wanted], plan.rate, betas=plan.betas, weight_decay=plan.decay)
     biases = [value for name, value in wanted if "bias" in name]

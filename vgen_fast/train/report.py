@@ -230,10 +230,37 @@ def plotted(plots: list[tuple[str, list[Point], float | None]], unit: str = "cli
     wide, high = WIDE * columns, HIGH * -(-len(plots) // columns)
     places = [(WIDE * (i % columns), HIGH * (i // columns)) for i in range(len(plots))]
     drawn = "".join(curve(*plot, at, unit) for plot, at in zip(plots, places, strict=True))
+    return drawing(wide, high, drawn)
+
+
+def histogram(names: Sequence[str], counts: dict[str, Sequence[int]]) -> str:
+    """Bars for each name, one for each of the counts, as an SVG of its own."""
+    high, bar, most = 150, 9, max(1, *(max(found) for found in counts.values()))
+    step = bar * len(counts) + 8
+    wide, deep = max(60 + step * len(names), 200), 8 * max(map(len, names))
+    parts = []
+    for i, (series, found) in enumerate(counts.items()):
+        colour = (GREEN, RED)[i % 2]
+        parts.append(f'<text x="{52 + 90 * i}" y="12" style="fill:{colour}">{html.escape(series)}</text>')
+        for n, (name, count) in enumerate(zip(names, found, strict=True)):
+            tall = high * count / most
+            x, y = 52 + n * step + i * bar, 22 + high - tall
+            title = f"<title>{html.escape(name)}: {count} {html.escape(series)}</title>"
+            parts.append(
+                f'<rect x="{x}" y="{y:.1f}" width="{bar - 1}" height="{tall:.1f}" fill="{colour}">{title}</rect>'
+            )
+    for n, name in enumerate(names):
+        x, y = 52 + n * step + bar * len(counts) / 2, 34 + high
+        parts.append(f'<text transform="translate({x:.1f},{y}) rotate(60)">{html.escape(name)}</text>')
+    parts.append(f'<text x="8" y="30">{most}</text><text x="8" y="{22 + high}">0</text>')
+    return drawing(wide, 40 + high + deep, "".join(parts))
+
+
+def drawing(wide: int, high: int, inside: str) -> str:
     style = "<style>text{font:11px system-ui,sans-serif;fill:#555}</style>"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}">{style}'
-        f'<rect width="{wide}" height="{high}" fill="#fafafa"/>{drawn}</svg>'
+        f'<rect width="{wide}" height="{high}" fill="#fafafa"/>{inside}</svg>'
     )
 
 
