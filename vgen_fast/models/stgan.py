@@ -78,6 +78,7 @@ class Config:
     dropout: float = 0.5
     encoder: str = caffenet.CAFFENET.file  # among the published weights, or a folder of `train classifier`; "drawn"
     compared: Literal["pool5", "fc6"] = "pool5"
+    weights: tuple[float, float, float] = (IMAGE, FEATURES, ADVERSARIAL)  # sums over pixels weigh less in small frames
     mean_of: Literal["frame", "video"] = "frame"  # a clip's distances are the mean of its frames', or their sum
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -292,6 +293,7 @@ def from_caffe(clip: Tensor) -> Tensor:
 def build(cfg: Config) -> System:
     generator, critic, encoder = Generator(cfg), VideoCritic(cfg), encoder_of(cfg)
     start(generator, critic)
+    of_pixels, of_features, of_critic = cfg.weights
 
     def encoded(clip: Tensor) -> caffenet.Encoded:
         weight = encoder.fc6.weight
@@ -322,10 +324,10 @@ def build(cfg: Config) -> System:
     return System(
         generator,
         draw_inputs,
-        (Critic("video", critic, view, weight=ADVERSARIAL),),
+        (Critic("video", critic, view, weight=of_critic),),
         cfg.sizes,
         real=lambda video, inputs, stage: for_caffe(video),
         video=from_caffe,
-        terms=(Term("image", IMAGE, image), Term("features", FEATURES, features)),
+        terms=(Term("image", of_pixels, image), Term("features", of_features, features)),
         sees="clip",
     )

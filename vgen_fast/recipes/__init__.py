@@ -15,6 +15,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "shape-motion-mocogan": shapes.shape_motion_mocogan,
     "shape-motion-style": shapes.shape_motion_style,
     "shape-motion-dvdgan-s": shapes.shape_motion_dvdgan_s,
+    "shapes-stgan-images": stgan.shapes_images,
+    "shapes-stgan": stgan.shapes,
     "progressive-ucf101-128": progressive.ucf101_128,
     "progressive-golf-128": progressive.golf_128,
     "progressive-aeroplane-128": progressive.aeroplane_128,
