@@ -265,6 +265,23 @@ def test_a_set_is_kept_as_it_grows_and_goes_on(made, tmp_path, monkeypatch, caps
     assert "is complete" in capsys.readouterr().err
 
 
+def test_a_video_of_a_set_that_is_no_number_is_left_out_aloud(made, tmp_path, monkeypatch, capsys):
+    ascent = maximize.ascent
+
+    def broken(make, condition, codes, classes, objective):
+        seen, gradient = ascent(make, condition, codes, classes, objective)
+        return seen, gradient.where((classes != 1)[:, None, None], torch.nan)
+
+    monkeypatch.setattr(maximize, "ascent", broken)
+    words = ["maximize", str(made / "run"), "--condition", str(made / "classifier"), "--iterations", "2"]
+    assert cli.main([*words, "--count", "4", "--out", str(tmp_path / "set.vgc")]) == 0
+    told = capsys.readouterr()
+    assert "down-000000 is left out: the gradient of video 0 is not finite after 0 steps" in told.err
+    assert "3 of 4 videos" in told.out
+    assert Cache(tmp_path / "set.vgc").label.tolist() == [0, 2, 0]
+    assert "down-000000,not finite," in (tmp_path / "set.vgc" / "rejected.csv").read_text()
+
+
 def test_c3d_leads_in_224_pixels_of_the_256(tmp_path, monkeypatch):
     """A clip that is its own position in the 256x256; C3D and its mean cube as they are published, but drawn."""
     monkeypatch.setattr(conditions, "mean_cube", lambda: torch.zeros(3, 16, 128, 171))

@@ -39,6 +39,7 @@ EXAMPLES = """examples:
   python -m vgen_fast maximize runs/stgan --condition lrcn --count 10000 --out lrcn.vgc    # goes on if interrupted"""
 LARGEST = 30.0  # of a code's numbers, which are not negative
 AVERAGE = "average.safetensors"
+SET = ".vgc"
 REACHED = 1 - 1e-6  # a probability that needs no more
 
 
@@ -191,7 +192,7 @@ class Command(Sampled):
 
 def maximize(words: list[str]) -> int:
     intro = "Videos of classes, from the codes that a classifier's gradient finds for STGAN: of a run, or as released."
-    command, source = understood(Command(), "maximize", intro, EXAMPLES, words, (*FILES, ".vgc"))
+    command, source = understood(Command(), "maximize", intro, EXAMPLES, words, (*FILES, SET))
     if source is None:
         return 0
     leader = leader_of(command.condition)
@@ -208,7 +209,7 @@ def maximize(words: list[str]) -> int:
         jobs = [(c, seed) for c in chosen for seed in numbers(command.seeds)]
     maker = Maker(generator, encoder_of(made), leader, command, *at_once(generator, leader, command))
     try:
-        if Path(command.out).suffix == ".vgc":
+        if maker.quiet:
             return kept(maker, jobs, about)
         shown = [video.frames for part in maker.parts(jobs) for video in maker(part)]
     except FloatingPointError as error:
@@ -273,6 +274,11 @@ class Maker:
     batch: int
     recompute: bool
 
+    @property
+    def quiet(self) -> bool:
+        """Sets have a line for a batch, others for a video."""
+        return self.command.out.endswith(SET)
+
     def parts(self, jobs: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         return [jobs[i : i + self.batch] for i in range(0, len(jobs), self.batch)]
 
@@ -290,7 +296,7 @@ class Maker:
         def watch(i: int, seen: Seen) -> None:
             if command.every and i % command.every == 0:
                 path.append(seen.clip[:, :, cfg.frames // 2].cpu())
-            if i % 10 == 0:
+            if i % 10 == 0 and not self.quiet:
                 told = ", ".join(f"{p:.3f}" for p in seen.probability.tolist())
                 report.show(f"step {i} of {rule.iterations}: probabilities {told}")
 
@@ -305,7 +311,7 @@ class Maker:
                 rngs,
                 watch,
             )
-        for (chosen, seed), p in zip(jobs, seen.probability.tolist(), strict=True):
+        for (chosen, seed), p in zip(jobs, seen.probability.tolist(), strict=True) if not self.quiet else ():
             report.show(f"{leader.classes[chosen]}, seed {seed}: p = {p:.4f}")
         if command.every:  # those that are done early stay as they are
             path += [path[-1]] * (rule.iterations // command.every + 1 - len(path))
@@ -371,7 +377,11 @@ def kept(maker: Maker, jobs: list[tuple[int, int]], about: str) -> int:
     done = len(jobs) - len(left)
     try:
         for part in maker.parts(left):
-            for job, video in zip(part, maker(part), strict=True):
+            for job, video in zip(part, made_of(maker, part), strict=True):
+                if isinstance(video, FloatingPointError):
+                    writer.add(name(job), [], [(name(job), "not finite", str(video))])
+                    report.complain(f"{name(job)} is left out: {video}")
+                    continue
                 scores = {"probability": video.probability}
                 writer.add(name(job), [(Clip(name(job), command.fps, job[0], scores=scores), video.frames)])
             writer.commit()
@@ -381,5 +391,13 @@ def kept(maker: Maker, jobs: list[tuple[int, int]], about: str) -> int:
         writer.finish({leader.label: leader.classes}, {})
     finally:
         writer.close()
-    report.show(f"{command.out}: {len(jobs)} videos of {len(set(c for c, _ in jobs))} classes, led by {leader.name}")
+    report.show(f"{command.out}: {writer.num_clips} of {len(jobs)} videos, led by {leader.name}")
     return 0
+
+
+def made_of(maker: Maker, jobs: list[tuple[int, int]]) -> list[Made | FloatingPointError]:
+    """One whose gradient is not finite spoils none of the others."""
+    try:
+        return maker(jobs)
+    except FloatingPointError as error:
+        return [error] if len(jobs) == 1 else [video for job in jobs for video in made_of(maker, [job])]

@@ -212,6 +212,8 @@ def test_a_file_without_a_layer_is_refused_by_name(tmp_path):
 def test_the_image_loss_of_30_grey_levels_is_the_worked_one():
     system = stgan.build(replace(SMALL, size=32, frames=2))
     image, _ = system.terms
+    other = stgan.build(replace(SMALL, weights=(1.0, 2.0, 3.0)))
+    assert [term.weight for term in (*other.terms, *other.critics)] == [1.0, 2.0, 3.0]
     real = torch.zeros(4, 3, 2, 32, 32)
     each = 3 * 32 * 32 * 30.0**2  # of a frame
     assert float(image.value(real + 30, real, None, STAGE)) == pytest.approx(each / 2)
