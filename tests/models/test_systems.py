@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,33 @@ def test_what_a_step_holds_is_foretold_and_recomputing_holds_no_more(name):
     weights_alone = sum(4 * p.numel() for module in loop.networks(build(config)).values() for p in module.parameters())
     assert 2 * weights_alone < needs[0]
     assert needs[1] <= 1.2 * needs[0]  # of networks as small as these weights and moments are the most
+
+
+@every_system
+def test_a_step_stays_on_its_device(name, monkeypatch):
+    """On the meta device, which holds shapes alone and mixes with no other."""
+    monkeypatch.setattr(torch, "autocast", lambda *given, **more: nullcontext())  # there is none for it
+    config = config_of(name)
+    system, training = with_training(config, phases_of(config))
+    networks = loop.networks(system)
+    for module in networks.values():
+        module.to("meta")
+    state = loop.State(system, system.generator, {}, steps=dict.fromkeys(networks, 0))
+    labels = len(config.system.classes)
+
+    def batches(rows, size):
+        video = torch.zeros(len(rows), 3, *size, dtype=torch.uint8)
+        return video, torch.zeros(len(rows), labels, dtype=torch.long) if labels else None
+
+    step = loop.begin(state, training, batches, lambda gradients: None)
+    step.load()
+    with loop.only(system, *(critic.module for critic in system.critics)):
+        step.critics(0)
+    with loop.only(system, system.generator):
+        step.generator()
+    parameters = [p for module in networks.values() for p in module.parameters() if p.grad is not None]
+    assert parameters
+    assert {p.grad.device.type for p in parameters} == {"meta"}
 
 
 @every_system
