@@ -256,6 +256,78 @@ def test_vmap_is_a_loop(name: str, impl: str):
     torch.testing.assert_close(got, expected)
 
 
+FORWARD = {
+    "modulated_conv3d": (
+        lambda x: ops.modulated_conv3d(x, draw(4, 3, 3, 3, 3, dtype=x.dtype), slope=0.2, pixel_norm=True),
+        draw(2, 3, 3, 4, 16, dtype=torch.float64),
+    ),
+    "pixel_norm": (lambda x: ops.pixel_norm(x, slope=0.2), draw(2, 3, 3, 4, 16, dtype=torch.float64)),
+    "minibatch_stddev": (ops.minibatch_stddev, draw(4, 3, 2, 3, 4, dtype=torch.float64)),
+    "sliced_wasserstein": (
+        lambda x: ops.sliced_wasserstein(x, draw(9, 5, seed=1, dtype=x.dtype), seed=0),
+        draw(7, 5, dtype=torch.float64),
+    ),
+    "sliced_head": (
+        lambda x: ops.sliced_head(x, torch.eye(5, dtype=x.dtype), *draw(2, 5, seed=1, dtype=x.dtype)),
+        draw(7, 5, dtype=torch.float64),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_mode_derivatives_are_those_of_the_reference(name: str):
+    """A registered backward alone would make them zero, without an error."""
+    call, x = FORWARD[name]
+    direction = torch.randn_like(x)
+    _, found = torch.func.jvp(call, (x,), (direction,))
+    with ops.using("reference"):
+        _, wanted = torch.func.jvp(call, (x,), (direction,))
+    assert wanted.abs().sum() > 0
+    torch.testing.assert_close(found, wanted)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, direction)
+        tangent = torch.autograd.forward_ad.unpack_dual(call(dual)).tangent
+    torch.testing.assert_close(tangent, wanted)
+    step = 1e-6
+    torch.testing.assert_close(found, (call(x + step * direction) - call(x - step * direction)) / (2 * step))
+    slope = torch.func.grad(lambda x: call(x).square().sum())(x)
+    (plain,) = torch.autograd.grad(call(x.requires_grad_()).square().sum(), x)
+    torch.testing.assert_close(slope, plain)
+
+
+def test_forward_mode_by_a_named_implementation_is_refused():
+    x = torch.randn(2, 3, 4, 5, 16)
+    with pytest.raises(ValueError, match="impl='cpp' cannot run: it has no forward-mode derivative; the reference has"):
+        torch.func.jvp(lambda x: ops.pixel_norm(x, impl="cpp"), (x,), (x,))
+
+
+def test_a_lazy_negative_is_read_as_what_it_is():
+    x = torch.view_as_complex(torch.randn(2, 3, 4, 5, 16, 2)).conj().imag
+    weight = torch.randn(4, 3, 3, 3, 3)
+    assert x.is_neg()
+    wanted = ops.modulated_conv3d(x.clone(), weight, impl="cpp")
+    torch.testing.assert_close(ops.modulated_conv3d(x, weight, impl="cpp"), wanted)
+
+
+@pytest.mark.parametrize("options", [dict(slope=-0.2), dict(gain=-1.0), dict(kernel=17)], ids=str)
+def test_the_reference_is_never_refused(options: dict):
+    kernel = options.pop("kernel", 3)
+    x, weight = torch.randn(1, 2, 2, 3, 20), torch.randn(2, 2, 1, 1, kernel)
+    y = ops.modulated_conv3d(x, weight, impl="reference", **options)
+    torch.testing.assert_close(y, ops.modulated_conv3d(x, weight, **options))
+
+
+@pytest.mark.parametrize("width", [2, 4, 5, 16])
+@pytest.mark.parametrize("options", [dict(), dict(slope=-0.2)], ids=str)
+def test_the_memory_format_is_kept_whatever_runs(width: int, options: dict):
+    x, weight = torch.randn(2, 8, 3, 4, width), torch.randn(6, 8, 3, 3, 3)
+    y = ops.modulated_conv3d(x.contiguous(memory_format=torch.channels_last_3d), weight, **options)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    assert ops.modulated_conv3d(x, weight, **options).is_contiguous()
+    image = x[:, :, 0].contiguous(memory_format=torch.channels_last)
+    assert ops.modulated_conv3d(image, weight[:, :, 0], **options).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_dispatch_mode_sees_every_call():
     """Selective checkpointing and FLOP counters watch through such a mode; the short cut past it must stay off."""
     from torch.utils._python_dispatch import TorchDispatchMode

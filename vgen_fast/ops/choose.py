@@ -71,6 +71,16 @@ def unavailable(impl: str, device: str) -> str | None:
     return None
 
 
+def transforming() -> str | None:
+    """Why no fused kernel can run where PyTorch differentiates forward, or by torch.func, or None."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "it has no forward-mode derivative; the reference has"
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    if any(transform.key() == torch._C._functorch.TransformType.Grad for transform in transforms):
+        return "torch.func.grad differentiates plain PyTorch alone, as the reference is"
+    return None
+
+
 def choose(
     op: str,
     impl: str | None,
@@ -80,7 +90,8 @@ def choose(
 ) -> str:
     """The implementation to run; `supports(impl)` is the op's own reason against one, or None."""
     wanted = _forced if impl is None else impl
-    if wanted is None and reference_is_faster:
+    transformed = None if torch.compiler.is_compiling() else transforming()
+    if wanted is None and (reference_is_faster or transformed):
         return "reference"
     if wanted is None:
         for candidate in ORDER.get(device.type, ()):
@@ -89,7 +100,9 @@ def choose(
         return "reference"
     if not isinstance(wanted, str) or wanted not in IMPLEMENTATIONS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {wanted!r}")
-    reason = unavailable(wanted, device.type) or supports(wanted)
+    if wanted == "reference":
+        return wanted
+    reason = unavailable(wanted, device.type) or supports(wanted) or transformed
     if reason is None:
         return wanted
     if impl is None:  # using() names a preference for a whole block; an op that cannot follow runs the definition

@@ -13,10 +13,13 @@ def channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last_3d) or (x.stride(1) == 1 and x.shape[1] > 1)
 
 
+def memory_format(x: Tensor) -> torch.memory_format:
+    return torch.channels_last_3d if channels_last(x) else torch.contiguous_format
+
+
 def empty_like_layout(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Uninitialised `[B, C, T, H, W]` of another shape in x's memory format, type and device."""
-    memory_format = torch.channels_last_3d if channels_last(x) else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 def dense_like(x: Tensor, other: Tensor) -> Tensor:

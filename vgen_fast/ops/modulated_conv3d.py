@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import autocast, expect
 from .choose import choose, weight_gradients_wanted
-from .layout import dense_like, empty_like_layout
+from .layout import dense_like, empty_like_layout, memory_format
 from .native import _C, ISA, address, compute_dtype, where
 from .reference import modulated_conv3d as reference
 from .reference.pixel_norm import pixel_norm as reference_pixel_norm
@@ -65,6 +65,7 @@ def modulated_conv3d(
     returns [B, O, T', H', W'] in x's type, or in autocast's, and in x's memory format
     """
     image = _check(x, weight, style, bias, noise, slope, gain, eps)
+    x, weight = x.resolve_neg(), weight.resolve_neg()  # kernels read memory
     if dtype := autocast.wanted(x):
         with autocast.off(x):  # weights and bias stay as wide as they are
             return modulated_conv3d(
@@ -104,6 +105,7 @@ def modulated_conv3d(
     if impl == "reference":
         options = dict(slope=slope, gain=gain, pixel_norm=pixel_norm, up=up, down=down, padding=padding, eps=eps)
         y = reference.modulated_conv3d(x, weight, style, demodulate=demodulate, bias=bias, noise=noise, **options)
+        y = y.contiguous(memory_format=memory_format(x))
     else:
         w = weight if style is None else _modulated(weight, style, demodulate, eps)
         slope = 1.0 if slope is None else float(slope)

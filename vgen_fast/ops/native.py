@@ -8,7 +8,7 @@ try:
 
     MISSING = None
     ISA = _C.isa()  # a constant: torch.compile cannot trace a call into the extension
-except ImportError as error:
+except (ImportError, AttributeError) as error:  # not there, broken, or of another version
     _C, ISA = None, "none"
     MISSING = f"the compiled extension vgen_fast._C cannot be imported ({error}); reinstall with a C++ compiler"
 
