@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -75,6 +76,7 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; its exit code, 2 for a command that does not exist."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge pages, or faults take half the time
     argv = sys.argv[1:] if argv is None else list(argv)
     verbs = "\n".join(f"  {name:<12}{text}" for name, (text, _) in VERBS.items())
     parser = argparse.ArgumentParser(

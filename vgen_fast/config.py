@@ -73,9 +73,9 @@ class Grow(NamedTuple):
 class Optim(Settings):
     rule: Literal["adam", "rmsprop"] = "adam"
     """How gradients become steps."""
-    generator_lr: float = Field(1e-3, gt=0)
+    generator_lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """The generator's rate."""
-    critic_lr: float = Field(1e-3, gt=0)
+    critic_lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
     """The critics' rate."""
     betas: tuple[float, float] = (0.0, 0.99)
     """Decay of the first and second moments; RMSprop has the second alone."""
@@ -91,6 +91,13 @@ class Optim(Settings):
     """Decay of the averaged generator, per step."""
     reset_moments: bool = True
     """Forget the moments where a level starts to fade in and where it is stable."""
+
+    @field_validator("betas")
+    @classmethod
+    def _decay(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("wants two numbers from 0 to below 1")
+        return betas
 
 
 class Every(Settings):
@@ -158,7 +165,7 @@ class Config(Settings):
     """Levels that make their activations again instead of keeping them: less memory, more time, other rounding."""
     memory: str | None = None
     """What a step may hold, as 8GiB or 900MB: levels that need more recompute as much as it takes."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Everything random is a function of it."""
     phases: tuple[Grow, ...]
     """The schedule, a row a level: clips to fade in, clips stable, batch, factor on the rates, stable clips in

@@ -7,15 +7,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
+from yaml import YAMLError
 
 from .config import Config, Settings, from_yaml
 from .data import synthetic, transforms, write
 from .dataset import dataset
 from .layers.batch_norm import BatchNorm
 from .models.system import Draw, Inputs, System
-from .options import changed, help_text, options_of, parse, refuse
+from .options import changed, help_text, options_of, parse, refuse, sentence
 from .systems import build
 from .train import checkpoint, report, seeding
 from .train.folder import run_name
@@ -112,7 +113,11 @@ def recorded(run: Path) -> Config:
     """The configuration of a run folder."""
     if not (run / "config.yaml").exists():
         refuse(f"{run} is no run folder: it has no config.yaml")
-    return from_yaml((run / "config.yaml").read_text())
+    try:
+        return from_yaml((run / "config.yaml").read_text())
+    except (YAMLError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if not isinstance(error, ValidationError) else sentence(error)
+        refuse(f"{run / 'config.yaml'} cannot be read: {first}")
 
 
 def restored(run: Path, which: str = "newest", frames: int | None = None) -> tuple[System, Config, int]:

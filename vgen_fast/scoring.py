@@ -1,5 +1,6 @@
 """Scores of a run while it trains: what `evaluate` measures with a classifier that was trained on its data."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from . import sides
@@ -31,14 +32,17 @@ class Scoring:
         self.names = tuple(metric.name for metric in metrics)
         self.scores = Scores(metrics, f"{self.real.about}/seed 0", features_folder())
 
-    def __call__(self, system: System, clips_seen: int) -> tuple[dict[str, dict], dict[str, float]]:
-        """The scores for a file, and of each valid one the amount."""
+    def __call__(
+        self, system: System, clips_seen: int, go_on: Callable[[], None]
+    ) -> tuple[dict[str, dict], dict[str, float]]:
+        """The scores for a file, and of each valid one the amount. `go_on` is asked after each batch, and may raise."""
+        ask = lambda done: go_on()  # noqa: E731
         if not self.scores.count["real"]:
             stream = self.real.stream()
             for side in ("real", "other"):
-                sides.show(self.scores, side, stream, self.count)
+                sides.show(self.scores, side, stream, self.count, ask)
         self.scores.forget("fake")
         fake = sides.of_system(system, self.config, clips_seen, 0, self.label)
-        sides.show(self.scores, "fake", fake.stream(), self.count)
+        sides.show(self.scores, "fake", fake.stream(), self.count, ask)
         found = self.scores.compute()
         return to_json(found), {name: score.amount for name, score in found.items() if not score.invalid}

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 from vgen_fast.data import write
 from vgen_fast.data.journal import whole_lines
-from vgen_fast.train import checkpoint
-from vgen_fast.train.distributed import PeerLost, group_name
+from vgen_fast.options import Refused
+from vgen_fast.train import checkpoint, distributed
+from vgen_fast.train.__main__ import shared
+from vgen_fast.train.distributed import PeerLost, Ranks, group_name
 from vgen_fast.train.run import BAD_DATA
 
 from .test_run import TINY, digests, newest, run
@@ -142,6 +144,32 @@ def test_a_rank_that_left_out_a_step_is_noticed_by_all(tmp_path):
     script.write_text(SKIPPING)
     done = subprocess.run([*TORCHRUN, str(script)], capture_output=True, text=True, timeout=100)
     assert done.stdout.count("a step was left out") == 2, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("size", [2, 24, 500, 4_000])
+def test_many_ranks_that_are_at_one_step_are_not_told_apart(size, monkeypatch):
+    """Added up in float32, in any order."""
+    ranks, order = Ranks(), torch.Generator().manual_seed(0)
+
+    def added(flat):
+        marks = flat[-2:].repeat(size, 1)[torch.randperm(size, generator=order)]
+        flat[-2:] = sum(part.sum(dim=0) for part in marks.split(7))
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", added)
+    ranks.size = size
+    for _ in range(130):
+        ranks.total([torch.zeros(3)])
+    another = lambda flat: added(flat) or flat[-2:].add_(1.0)  # noqa: E731
+    monkeypatch.setattr(distributed.dist, "all_reduce", another)
+    with pytest.raises(PeerLost, match="is at reduction 131, another is not"):
+        ranks.total([torch.zeros(3)])
+
+
+def test_what_looks_at_the_whole_batch_is_refused_on_several_ranks():
+    shared((), 1, True, 1)
+    shared((), 1, False, 2)
+    with pytest.raises(Refused, match="look at the whole batch: not on 2 ranks"):
+        shared((), 1, True, 2)
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path):

@@ -301,3 +301,51 @@ def test_list_help_and_dry_run(tmp_path, here, capsys):
     assert "parameters" in dry
     assert "8x16x16" in dry
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_its_name_and_its_place_where_its_records_are_lost(tmp_path, here, capsys):
+    folder = tmp_path / "run"
+    assert main(["tiny", "--clips", "80", "--outdir", str(folder)]) == 0
+    name = json.loads((folder / "env.json").read_text())["run"]
+    for spoil in (lambda path: path.unlink(), lambda path: path.write_bytes(b""), lambda path: path.write_text("[]")):
+        spoil(folder / "env.json")
+        assert main(["tiny", "--clips", "80", "--outdir", str(folder)]) == 0
+        assert "complete: 80 clips seen" in capsys.readouterr().out
+        assert json.loads((folder / "env.json").read_text())["run"] == name
+    (folder / "config.yaml").unlink()
+    assert main(["tiny", "--clips", "80", "--seed", "1", "--outdir", str(folder)]) == 2
+    assert "is a run of another configuration; choose another" in capsys.readouterr().err
+    assert main(["tiny", "--clips", "80", "--outdir", str(folder)]) == 0
+    for text in ("", "recipe: [", "recipe: tiny\nno_such: 1\n"):
+        (folder / "config.yaml").write_text(text)
+        assert main(["tiny", "--clips", "80", "--outdir", str(folder)]) == 2
+        told = capsys.readouterr().err
+        assert "config.yaml cannot be read: " in told
+        assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--split", "train"], "--split is of caches (.vgc); --data is shapes"),
+        (["--mirror"], "--mirror is of caches"),
+        (["--shrink", "crop"], "--shrink is of folders of film strips"),
+        (["--objective", "hinge", "--penalty", "7"], "--penalty: the objective hinge has no penalty"),
+        (["--seed", "-1"], "--seed should be greater than or equal to 0, got '-1'"),
+        (["--seed", "9" * 30], "--seed "),
+        (["--optim.betas", "1.5", "0.9"], "--optim.betas wants two numbers from 0 to below 1"),
+        (["--optim.generator-lr", "inf"], "--optim.generator-lr should be a finite number"),
+        (["--inflate", "nowhere", "--dry-run"], "--inflate is of stgan with depth 3"),
+    ],
+)
+def test_an_option_that_would_do_nothing_or_cannot_be_is_one_sentence(words, sentence, tmp_path, here, capsys):
+    assert main(["tiny", "--outdir", str(tmp_path / "run"), *words]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_is_given_wherever_it_stands(here, capsys):
+    assert main(["tiny", "--clips", "10", "--help"]) == 0
+    assert "--clips INT" in capsys.readouterr().out

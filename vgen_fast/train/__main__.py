@@ -16,9 +16,9 @@ import torch
 from pydantic import Field
 
 from ..classify import classifier
-from ..config import Config, Settings, from_yaml
+from ..config import Config, Settings
 from ..data.decode import TooMuchBadData
-from ..data.journal import write_whole
+from ..data.journal import replace_durably, write_whole
 from ..dataset import dataset
 from ..inflate import inflated
 from ..metrics.sliced_distance import sliced_distance
@@ -26,17 +26,18 @@ from ..models.system import System
 from ..nets.weights import BadWeights
 from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..recipes import RECIPES
+from ..sample import recorded
 from ..scoring import Scoring
 from ..systems import build as system_of
 from . import report
 from .balance import AGAIN, LOW, balanced
-from .checkpoint import DISTANCE
+from .checkpoint import DISTANCE, candidates
 from .distributed import PeerLost, Ranks
 from .folder import Folder, InUse
 from .loop import Gate, Rule, Training, networks, start, step
 from .memory import OverBudget, fitting, foretold
 from .objectives import OBJECTIVES
-from .run import BAD_DATA, LOST, Intervals, Run
+from .run import BAD_DATA, CANNOT_SAVE, FULL, LOST, Intervals, Run
 from .schedule import Phase
 from .sinks import SINKS, Missing
 
@@ -78,16 +79,17 @@ def main(argv: Sequence[str]) -> int:
             refuse(f"there is no recipe {recipe!r}; the nearest is {nearest(recipe, RECIPES)!r} (--list shows all)")
         config, command = RECIPES[recipe](), Command()
         own, of_recipe = list(options_of(command)), [o for o in options_of(config) if o.path != ("recipe",)]
-        if words == ["--help"]:
+        if "--help" in words:
             intro = f"Trains a video GAN. Defaults are those of the recipe {recipe}."
             report.show(help_text(f"{PROGRAM} [recipe] [options]", intro, own + of_recipe, EXAMPLES))
             return 0
         values = parse(words, own + of_recipe)
         command = changed(command, {path: value for path, value in values.items() if path[0] in Command.model_fields})
         config = changed(config, {path: value for path, value in values.items() if path[0] in Config.model_fields})
+        idle(config, {path[0] for path in values})
         device = device_of(command.device)
         if command.dry_run:
-            return dry_run(config, device)
+            return dry_run(config, command, device)
         return launch(config, command, device, words)
     except Refused as error:
         report.complain(str(error))
@@ -98,6 +100,24 @@ def main(argv: Sequence[str]) -> int:
     except TooMuchBadData as error:  # in a dry run
         report.complain(str(error))
         return BAD_DATA
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        report.complain(f"cannot begin the run: {error.strerror}")
+        return CANNOT_SAVE
+
+
+def idle(config: Config, given: set[str]) -> None:
+    """Refuses options that would do nothing."""
+    option = lambda name: "--" + name.replace("_", "-")  # noqa: E731
+    of_caches, cached = ("split", "mirror", "strides", "short", "left"), Path(config.data).suffix == ".vgc"
+    for name in given.intersection(of_caches) if not cached else ():
+        refuse(f"{option(name)} is of caches (.vgc); --data is {config.data}")
+    if "shrink" in given and (cached or config.data == "shapes"):
+        refuse(f"--shrink is of folders of film strips; --data is {config.data}")
+    if not OBJECTIVES[config.objective].penalty:
+        for name in given.intersection(("penalty", "penalty_every")):
+            refuse(f"{option(name)}: the objective {config.objective} has no penalty")
 
 
 def recipe_table() -> str:
@@ -201,12 +221,14 @@ def scoring_of(config: Config) -> Scoring | None:
     return scoring
 
 
-def shared(phases: tuple[Phase, ...], group: int, ranks: int) -> None:
+def shared(phases: tuple[Phase, ...], group: int, whole_batch: bool, ranks: int) -> None:
     """Refuses batches that the ranks cannot share."""
     for phase in phases:
         whole = phase.batch // ranks
         if phase.batch % ranks or whole % min(phase.micro_batch, whole) or whole % min(group, phase.batch):
             refuse(f"a batch of {phase.batch} clips cannot be shared by {ranks} ranks in equal parts of whole groups")
+    if whole_batch and ranks > 1:
+        refuse(f"feature matching and minibatch discrimination look at the whole batch: not on {ranks} ranks")
 
 
 def launch(config: Config, command: Command, device: torch.device, argv: list[str]) -> int:
@@ -220,7 +242,7 @@ def launch(config: Config, command: Command, device: torch.device, argv: list[st
     batches, phases, scoring = dataset(config, rejected), phases_of(config), scoring_of(config)
     ranks = Ranks(device, timedelta(seconds=command.timeout))
     try:
-        shared(phases, config.system.group, ranks.size)
+        shared(phases, config.system.group, bool(config.feature_matching) or config.system.whole_batch, ranks.size)
         problem = None
         if ranks.first:
             try:
@@ -261,19 +283,27 @@ def opened(config: Config, outdir: Path, argv: list[str]) -> Folder:
     except InUse as error:
         refuse(str(error))
     except OSError as error:
+        if error.errno in FULL:
+            raise
         refuse(f"cannot write into {outdir}: {error.strerror}")
-    recorded = outdir / "config.yaml"
-    if recorded.exists() and from_yaml(recorded.read_text()).digest() != config.digest():
+    record, found = outdir / "config.yaml", candidates(folder.checkpoints, folder.run, lambda reason: None)
+    try:
+        known = recorded(outdir).digest() if record.exists() else found[0].manifest["config"] if found else None
+    except Refused:
         folder.close()
-        refuse(f"{outdir} is a run of another configuration, see {recorded}; choose another --outdir")
-    write_whole(recorded, config.yaml())
+        raise
+    if known not in (None, config.digest()):
+        folder.close()
+        told = f", see {record}" if record.exists() else ""
+        refuse(f"{outdir} is a run of another configuration{told}; choose another --outdir")
+    replace_durably(record, config.yaml().encode())
     write_whole(outdir / "command.txt", shlex.join([PROGRAM, *argv]) + "\n")
     return folder
 
 
-def dry_run(config: Config, device: torch.device) -> int:
+def dry_run(config: Config, command: Command, device: torch.device) -> int:
     batches, phases = dataset(config), phases_of(config)
-    system, training = on(device, build(config, phases))
+    system, training = on(device, begun(config, command, phases))
     report.show(
         "\n".join(
             f"{n:10} {sum(p.numel() for p in m.parameters()):>12,} parameters" for n, m in networks(system).items()

@@ -45,6 +45,10 @@ class CannotSave(RuntimeError):
     """A checkpoint could not be committed; the ones before are untouched."""
 
 
+class NotFinite(RuntimeError):
+    """The state has numbers that are none; the checkpoints before are untouched."""
+
+
 class Damaged(RuntimeError):
     """A folder is no checkpoint that this code wrote: says which file, and how."""
 
@@ -119,13 +123,13 @@ def digest(content: bytes) -> str:
 
 
 def save(folder: Path, state: State, facts: dict) -> Checkpoint:
-    """Commits the state as `folder`/<clips seen>; raises CannotSave, with everything older left as it was.
+    """Commits the state as `folder`/<clips seen>; raises CannotSave or NotFinite, with everything older left as it was.
 
     facts: what else the manifest shall say: run, configuration digest, versions, threads.
     """
     files = tensors_of(state)
     if bad := nonfinite(files):
-        raise CannotSave(f"{len(bad)} tensors are not finite, the first is {bad[0]}")
+        raise NotFinite(f"{len(bad)} tensors are not finite, the first is {bad[0]}")
     target = folder / f"{state.clips_seen:010d}"
     partial = folder / f"{PARTIAL}{target.name}"
     try:

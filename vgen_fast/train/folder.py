@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
-from ..data.journal import cut_torn_line, whole_lines, write_whole
+from ..data.journal import cut_torn_line, replace_durably, whole_lines, write_whole
 from .sinks import Sink
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)  # what reading a record of JSON may end in
 
 
 class InUse(RuntimeError):
@@ -49,9 +51,9 @@ class Folder:
     def _identify(self) -> tuple[str, int]:
         """This run's name, drawn once, and the number of this start of it."""
         path = self.path / "env.json"
-        record = json.loads(path.read_bytes()) if path.exists() else {"run": secrets.token_hex(8), "starts": []}
+        record = recorded_starts(self.path)
         record["starts"].append(environment())
-        write_whole(path, json.dumps(record, indent=1) + "\n")
+        replace_durably(path, json.dumps(record, indent=1).encode() + b"\n")
         return record["run"], len(record["starts"])
 
     def event(self, name: str, *, sync: bool = False, **facts: object) -> None:
@@ -82,9 +84,27 @@ class Folder:
                 write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
+def recorded_starts(path: Path) -> dict:
+    """What env.json of a run folder says; where it is lost, the name that the newest checkpoint has, or a new one."""
+    try:
+        record = json.loads((path / "env.json").read_bytes())
+        return {"run": str(record["run"]), "starts": list(record["starts"])}
+    except UNREADABLE:
+        return {"run": name_in_checkpoints(path) or secrets.token_hex(8), "starts": []}
+
+
+def name_in_checkpoints(path: Path) -> str | None:
+    for manifest in sorted(path.glob("checkpoints/[0-9]*/manifest.json"), reverse=True):
+        try:
+            return str(json.loads(manifest.read_bytes())["run"])
+        except UNREADABLE:
+            continue  # a damaged one, of which the run will tell
+    return None
+
+
 def run_name(path: Path) -> str:
     """The name drawn for the run in a folder."""
-    return json.loads((path / "env.json").read_bytes())["run"]
+    return recorded_starts(path)["run"]
 
 
 def environment() -> dict:

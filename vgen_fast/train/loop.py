@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -134,6 +135,7 @@ class Step:
     noted: dict[str, Tensor] = field(default_factory=dict)  # of the rank's share of the batch, so far
     losses: dict[str, Tensor] = field(default_factory=dict)  # of the batch, and the lengths of gradients
     loaded: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # a pair for each of `rows`
+    before: list[Tensor] = field(default_factory=list)  # buffers, as they were when the batch was loaded
     overflowed: bool = False
 
     @property
@@ -145,9 +147,13 @@ class Step:
         torch.manual_seed(seeding.derived(seed, "inside", self.rank, part))  # dropout and other noise in the networks
         return Draw(seed, self.phase.batch, rows, self.like)
 
+    def buffers(self) -> Iterator[Tensor]:
+        return chain.from_iterable(module.buffers() for module in networks(self.system).values())
+
     def load(self) -> None:
         size = self.system.sizes[self.stage.level]
         self.loaded = [self.batches(self.state.clips_drawn + rows, size) for rows in self.rows]
+        self.before = [buffer.clone() for buffer in self.buffers()]
         self.state.clips_drawn += self.phase.batch
 
     def real(self, *key: object) -> Iterator[tuple[Draw, float, Tensor, Tensor | None]]:
@@ -267,6 +273,8 @@ class Step:
         else:
             self.count(f"{name}/overflow" if self.state.scale > 1 else f"{name}/nonfinite")
             self.overflowed = True
+            for buffer, before in zip(self.buffers(), self.before, strict=True):  # statistics have seen the batch
+                buffer.copy_(before)
         optimizer.zero_grad(set_to_none=True)
         return finite
 
@@ -301,8 +309,8 @@ class Step:
                     self.count(f"{critic.name}/vetoed")
                     state.optimizers[critic.name].zero_grad(set_to_none=True)
                     continue
-                self.finish(critic.name, critic_rate, critic.constraint)
-                if (bound := training.objectives[critic.name].clip) is not None:
+                stepped = self.finish(critic.name, critic_rate, critic.constraint)
+                if stepped and (bound := training.objectives[critic.name].clip) is not None:
                     parameters = [p.data for p in state.optimizers[critic.name].state]  # those that stand
                     torch._foreach_clamp_max_(parameters, bound)
                     torch._foreach_clamp_min_(parameters, -bound)

@@ -68,10 +68,12 @@ class Progress:
         self.recent.append((now, clips_seen))
         while len(self.recent) > 2 and self.recent[1][0] < now - LATELY:
             self.recent.popleft()
-        if self.live and now - self.shown > 0.5:
+        if self.live and (now - self.shown > 0.5 or clips_seen >= self.clips):
             text = self.line(clips_seen, size, stage, losses)
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
             self.shown = now
+            if clips_seen >= self.clips:
+                print(file=sys.stderr, flush=True)
         elif tick and not self.live:
             print(self.line(clips_seen, size, stage, losses), flush=True)
 

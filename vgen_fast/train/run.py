@@ -9,6 +9,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,8 +39,8 @@ ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the 
 
 
 # Of a system with its averaged generator, and clips seen: the scores for a file, and the amount of each; the least is
-# the best.
-Scoring = Callable[[System, int], tuple[dict[str, dict], dict[str, float]]]
+# the best. The last argument is called now and then, and may raise to end it.
+Scoring = Callable[[System, int, Callable[[], None]], tuple[dict[str, dict], dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Signals:
 
     def _note(self, number: int, _frame: object) -> None:
         self.number = self.number or number
+
+
+class Signalled(Exception):
+    """A signal came while a checkpoint was judged or scored."""
 
 
 class Run:
@@ -103,7 +108,7 @@ class Run:
             "threads": torch.get_num_threads(),
         }
         self.scoring, self.best, self.scored = scoring, best, (-1, {})  # clips seen, and the amounts then
-        self.bad, self.rollbacks = 0, []
+        self.bad, self.rollbacks, self.signals = 0, [], Signals()
         self.state: State
         self.training: Training
 
@@ -157,22 +162,30 @@ class Run:
             report.complain(f"skipped a damaged checkpoint: {reason}")
 
     def save(self) -> None:
-        """Commits the state; every rank waits for the first, and stops with it if it cannot."""
-        failure = None
+        """Commits the state; every rank waits for the first, and stops with it if it cannot. A checkpoint is judged and
+        scored first, which takes its time; once a signal has come there is none."""
+        failure: Exception | None = None
         if self.folder:
-            distance = self.distance()
-            amounts = {"scores": amounts} if (amounts := self.scores()) else {}
+            distance, amounts = self.measured()
             self.event("checkpoint_begin", clips_seen=self.state.clips_seen)
             try:
                 checkpoint.save(self.folder.checkpoints, self.state, {**self.facts, **distance, **amounts})
-            except checkpoint.CannotSave as error:
+            except (checkpoint.CannotSave, checkpoint.NotFinite) as error:
                 self.event("checkpoint_failed", reason=str(error))
-                failure = str(error)
+                failure = error
             else:
                 self.event("checkpoint_committed", clips_seen=self.state.clips_seen, **distance, sync=True)
                 checkpoint.prune(self.folder.checkpoints, self.run, self.intervals.keep, self.best)
         if failure := self.ranks.from_first(failure):
-            raise checkpoint.CannotSave(failure)
+            raise failure
+
+    def measured(self) -> tuple[dict, dict]:
+        """The distance and the scores, for the manifest; neither if a signal comes before they are there."""
+        try:
+            distance = self.distance()
+            return distance, {"scores": amounts} if (amounts := self.scores()) else {}
+        except Signalled:
+            return {}, {}
 
     # -------------------------------------------------------------------------------------------------------- reports
 
@@ -202,10 +215,14 @@ class Run:
             return {}
         if self.scored[0] != clips_seen:
             averaged = replace(self.state.system, generator=self.state.average)
-            entries, amounts = self.scoring(averaged, clips_seen)
+            entries, amounts = self.scoring(averaged, clips_seen, self.go_on)
             self.folder.scores(clips_seen, entries)
             self.scored = clips_seen, amounts
         return self.scored[1]
+
+    def go_on(self) -> None:
+        if self.signals.number:
+            raise Signalled
 
     def judged(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Real videos and generated ones for the same labels, always the same, some at a time."""
@@ -214,6 +231,7 @@ class Run:
         like = next(system.generator.parameters()).detach()
         count = self.intervals.judged
         for rows in torch.arange(count).split(AT_ONCE):
+            self.go_on()
             video, labels = self.batches(rows, system.sizes[stage.level])
             video, labels = video.to(like) / 127.5 - 1, None if labels is None else labels.to(like.device)
             inputs = system.draw_inputs(video, labels, Draw(derived(self.training.seed, "judged"), count, rows, like))
@@ -240,14 +258,18 @@ class Run:
                 report.show(f"complete: {self.state.clips_seen} clips seen in {self.path}; --clips asks for more")
             return self.end(DONE)
         try:
-            with Signals() as signals:
-                code = self.steps(signals)
+            with self.signals:
+                code = self.steps()
                 if code != NUMERICAL:
                     self.save()
+                if code == DONE:
                     self.samples()
         except checkpoint.CannotSave as error:
             report.complain(f"cannot save a checkpoint: {error}")
             code = CANNOT_SAVE
+        except checkpoint.NotFinite as error:
+            report.complain(f"the run ends in numbers that are none: {error}")
+            code = NUMERICAL
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -277,7 +299,7 @@ class Run:
             return code or CANNOT_SAVE
         return code
 
-    def steps(self, signals: Signals) -> int:
+    def steps(self) -> int:
         state = self.state
         phases, sizes = self.training.phases, state.system.sizes
         progress = report.Progress(self.clips, state.clips_seen, lambda clips: work(phases, sizes, clips))
@@ -286,7 +308,7 @@ class Run:
             self.samples()
         ticked, since, sums = time.monotonic(), state.clips_seen, {}
         while state.clips_seen < self.clips:
-            if number := self.ranks.largest(signals.number):
+            if number := self.ranks.largest(self.signals.number):
                 self.event("signal", number=number)
                 return 128 + number
             before, stage = state.clips_seen, stage_at(self.training.phases, state.clips_seen)
@@ -295,8 +317,9 @@ class Run:
             values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
             told = all(map(math.isfinite, values.values()))  # else a network left the step out, on all ranks
             fault = self.numerical_fault(skipped)
-            if fault or (told and self.diverged(values)):
-                if len(self.rollbacks) >= ROLLBACKS:
+            saving = due(self.intervals.checkpoint, before, state.clips_seen) and state.clips_seen < self.clips
+            if fault or (told and self.diverged(values)) or (saving and not self.finite()):
+                if self.too_many_rollbacks():
                     return NUMERICAL
                 self.roll_back(state.clips_seen - (0 if fault else SINCE * (state.clips_seen - before)))
                 state = self.state
@@ -323,12 +346,32 @@ class Run:
             if state.steps["generator"] % TIDY == 0:
                 give_back()
             if due(self.intervals.scored, before, state.clips_seen):
-                self.scores()
+                with suppress(Signalled):
+                    self.scores()
             if due(self.intervals.samples, before, state.clips_seen) and state.clips_seen < self.clips:
                 self.samples()
-            if due(self.intervals.checkpoint, before, state.clips_seen) and state.clips_seen < self.clips:
+            if saving:
                 self.save()
         return DONE
+
+    def finite(self) -> bool:
+        """Whether a checkpoint could be saved of this state: finite gradients may make weights that are none."""
+        bad = checkpoint.nonfinite(checkpoint.tensors_of(self.state))
+        if bad:
+            self.event("nonfinite", site=bad[0], clips_seen=self.state.clips_seen)
+        return not bad
+
+    def too_many_rollbacks(self) -> bool:
+        """Says so, if as many as end a run lie close behind."""
+        batch = self.training.phases[-1].batch
+        self.rollbacks = [clips for clips in self.rollbacks if clips > self.state.clips_seen - WITHIN * batch]
+        if len(self.rollbacks) < ROLLBACKS:
+            return False
+        report.complain(
+            f"went back {ROLLBACKS} times within {WITHIN} steps, and the numbers fail again after "
+            f"{self.state.clips_seen} clips: {self.path / 'events.jsonl'} says which"
+        )
+        return True
 
     def numerical_fault(self, before: dict[str, int]) -> bool:
         """Logs the skipped steps of this round; whether there were too many in a row."""
@@ -351,8 +394,7 @@ class Run:
         """To the newest checkpoint that is not past `until`, if there is one so old."""
         reached = self.state.clips_seen
         self.restore(until)
-        batch = self.training.phases[-1].batch
-        self.rollbacks = [clips for clips in self.rollbacks if clips > reached - WITHIN * batch] + [reached]
+        self.rollbacks.append(reached)
         self.state.clips_drawn += reached  # other data than those that led here
         self.event("rollback", clips_seen=self.state.clips_seen, reached=reached)
         self.bad = 0
