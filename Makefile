@@ -22,6 +22,7 @@ venv: .venv/ready
 
 # Trains the built-in recipe in runs/shapes; again, it says that it is complete, and CLIPS=40000 goes on.
 demo: venv
+	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
 
 # Rebuilds what changed in csrc. Two processes of one thread each: of threads that wait for each other, turning, more

@@ -23,6 +23,7 @@ ISAS = {  # one object per CPU source and instruction set, chosen at import; CPU
 SANITIZE = (
     "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
 )
+CXX = os.environ.get("CXX", "g++")
 # Products that might trap would keep `z > 0 ? z : slope * z` a branch, and its loop scalar, below AVX-512.
 MATH = "-fno-math-errno -fno-trapping-math"
 CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp {MATH} -fvisibility=hidden -Wall -Wextra -Icsrc"
@@ -57,7 +58,7 @@ def ninja_file(target: Path, nvcc: str | None) -> str:
     depends = "-MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
     lines = [
         "builddir = build",
-        f"cxx = {os.environ.get('CXX', 'g++')}",
+        f"cxx = {CXX}",
         f"rule cxx\n  command = $cxx {CXXFLAGS} $flags {depends}",
         f"rule link\n  command = $cxx -shared {SANITIZE} -fopenmp $in -o $out $libs",
     ]
@@ -87,14 +88,15 @@ class NinjaBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         nvcc = find_nvcc()
+        if not shutil.which(CXX.split()[0]):
+            print(f"vgen_fast: NO C++ COMPILER ({CXX}), SO NO EXTENSION; plain PyTorch runs in its place")
+            return
         try:
             self.run_ninja(target, nvcc)
         except subprocess.CalledProcessError:
             if nvcc is None or os.environ.get("VGEN_FAST_CUDA") == "1":
                 raise
-            print(
-                "vgen_fast: THE CUDA PART DID NOT COMPILE; building for CPU only (VGEN_FAST_CUDA=1 makes this an error)"
-            )
+            print("vgen_fast: THE CUDA PART DID NOT COMPILE; building for CPU only (VGEN_FAST_CUDA=1 forbids it)")
             self.run_ninja(target, None)
 
     def run_ninja(self, target: Path, nvcc: str | None) -> None:
@@ -105,4 +107,4 @@ class NinjaBuild(build_ext):
         subprocess.run([sys.executable, "-m", "ninja", "-C", str(ROOT), "-f", str(script), "-j", jobs], check=True)
 
 
-setup(ext_modules=[Extension("vgen_fast._C", sources=[])], cmdclass={"build_ext": NinjaBuild})
+setup(ext_modules=[Extension("vgen_fast._C", sources=[], optional=True)], cmdclass={"build_ext": NinjaBuild})

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -137,15 +138,42 @@ def test_an_unknown_instruction_set_is_refused():
     assert native._C.isa() == before
 
 
+def copied(source: Path) -> list[str]:
+    """The tracked files, which are there then, by name."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, source / name)
+    return tracked
+
+
+def test_a_source_distribution_holds_all_that_it_is_built_from(tmp_path):
+    tracked = copied(tmp_path / "source")
+    words = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(words, cwd=tmp_path / "source", check=True, timeout=120, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    wanted = {name for name in tracked if name.startswith(("csrc/", "kernels/", "vgen_fast/"))}
+    assert wanted | {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+
+
+def test_without_a_compiler_the_build_ends_in_a_sentence_and_no_extension(tmp_path):
+    copied(tmp_path)
+    words = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    environment = {**os.environ, "CXX": "no-such-compiler"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "NO C++ COMPILER (no-such-compiler), SO NO EXTENSION; plain PyTorch runs" in done.stdout
+    assert not list(tmp_path.rglob("_C*.so"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_a_wheel_works_from_anywhere(tmp_path):
     source, wheels, site, away = (tmp_path / name for name in ("source", "wheels", "site", "away"))
     away.mkdir()
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for name in tracked:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, source / name)
+    tracked = copied(source)
     if (ROOT / "build").is_dir():  # objects that are not older than their sources are not compiled again
         shutil.copytree(ROOT / "build", source / "build", ignore=shutil.ignore_patterns("lib.*", "bdist.*", "sanitize"))
     pip = [sys.executable, "-m", "pip", "-q"]
