@@ -260,6 +260,12 @@ def test_a_mistake_is_answered_by_one_sentence_and_exit_2(tmp_path, here, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_built_in_clips_have_the_labels_that_the_system_knows(tmp_path, capsys):
+    assert main(["shape-motion-tgan", "--data", "shapes", "--outdir", str(tmp_path / "run")]) == 2
+    assert "shapes has 8, 3, 4 classes, the system 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_exit_code_of_a_mistake_reaches_the_shell(tmp_path):
     done = run(tmp_path / "run", "--btach", 4)
     assert done.returncode == 2
