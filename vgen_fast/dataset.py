@@ -14,9 +14,11 @@ from .train import report
 from .train.loop import Batches
 
 
-def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
-    """By position in the endless stream of clips."""
-    size, path = config.system.sizes[-1], Path(config.data)
+def dataset(
+    config: Config, complain: Callable[[str], None] = report.complain, size: tuple[int, int, int] | None = None
+) -> Batches:
+    """By position in the endless stream of clips, of the size of the system's without another one."""
+    size, path = size or config.system.sizes[-1], Path(config.data)
     if config.data != "shapes" and not path.is_dir():
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
     try:
