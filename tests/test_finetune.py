@@ -17,7 +17,7 @@ from vgen_fast.train.__main__ import main
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("vgan", "vgan-autoencoder", "vgan-prediction", "tgan", "mocogan"):
+    for name in ("vgan", "vgan-autoencoder", "vgan-prediction", "vgan-prediction-released", "tgan", "mocogan"):
         recipes.RECIPES[name] = lambda name=name: config_of(name, clips=16)
         assert main([name, "--outdir", str(folder / name)]) == 0
         del recipes.RECIPES[name]
@@ -29,6 +29,12 @@ def test_the_classifier_has_the_counts_of_the_paper():
     assert count(classifier) == 12_679_973
     assert count(classifier.last) == 1_654_885
     assert classifier.dropout.p == 0.5
+
+
+def test_the_released_predictors_critic_is_as_wide_as_its_classifier(trained, tmp_path, capsys):
+    words = ["--start", "critic", "--steps", "1", "--batch", "4", "--share", "0.02", "--out", str(tmp_path / "a.json")]
+    assert cli.main(["finetune", str(trained / "vgan-prediction-released"), *words]) == 0
+    assert "critic: " in capsys.readouterr().out
 
 
 def test_all_three_ways_are_tried_and_written_down(trained, tmp_path, capsys):
