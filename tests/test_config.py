@@ -78,6 +78,11 @@ def test_published_recipes_have_their_steps_batches_and_optimizers(name, steps, 
     assert {key: getattr(config.optim, key) for key in more} == more
 
 
+def test_tgan2s_penalty_is_that_of_the_clips_of_a_gpu_whatever_the_batch():
+    names = ("tgan2-ucf101", "tgan2-ucf101-64", "tgan2-faceforensics")
+    assert [RECIPES[name]().penalty for name in names] == [32, 32, 16]
+
+
 def test_tgan2s_rates_fall_to_nothing_at_the_end():
     config = RECIPES["tgan2-ucf101"]()
     rates = [rates_at(config.schedule(), clips)[0] for clips in (0, config.clips // 2, config.clips)]
