@@ -215,6 +215,15 @@ def test_what_does_not_fit_is_refused(changes, sentence):
         Config(**changes)
 
 
+@pytest.mark.parametrize(("name", "module"), [("style-prediction", style_prediction), ("dvdgan-prediction", dvdgan)])
+def test_cells_follow_their_conventions(name, module):
+    cfg = SYSTEMS[name]
+    cells = lambda cfg: [level.rollout.cell for level in module.Generator(cfg).levels]  # noqa: E731
+    assert {cell.candidate for cell in cells(cfg)} == {"tanh" if module is style_prediction else "relu"}
+    flows = replace(cfg, cell="tsru_c", conventions=replace(cfg.conventions, warp="flow"))
+    assert {cell.warp.kind for cell in cells(flows)} == {"flow"}
+
+
 def test_a_generators_singular_vectors_follow_its_steps():
     state, training = begun(config_of("dvdgan-prediction"))
     vectors = lambda: state.system.generator.rgb.parametrizations.weight[0].v.clone()  # noqa: E731
