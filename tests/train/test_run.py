@@ -18,7 +18,7 @@ from vgen_fast import recipes
 from vgen_fast.data import write
 from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import checkpoint
-from vgen_fast.train.__main__ import main
+from vgen_fast.train.__main__ import main, opened
 from vgen_fast.train.folder import Folder, InUse
 
 from . import tiny_recipe
@@ -228,6 +228,12 @@ def test_another_configuration_in_the_folder_is_refused(straight):
     done = run(straight, "--clips", 160, "--seed", 5)
     assert done.returncode == 2
     assert "another configuration" in done.stderr
+
+
+def test_a_setting_of_the_system_makes_another_configuration(tmp_path, here, capsys):
+    opened(tiny_recipe.tiny(), tmp_path, []).close()
+    assert main(["tiny", "--outdir", str(tmp_path), "--system.latents", "9"]) == 2
+    assert "is a run of another configuration" in capsys.readouterr().err
 
 
 def test_a_torn_line_of_a_log_is_dropped(tmp_path):

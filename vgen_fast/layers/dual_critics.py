@@ -40,6 +40,8 @@ class Critics:
 
     def check(self, frames: int, size: int, given: bool) -> None:
         """Refuses clips that these critics cannot see."""
+        if self.shrink < 1:
+            raise ValueError(f"critics.shrink must be 1 or more, got {self.shrink}")
         shown = size // self.shrink if self.decomposition != "dvd" else size
         least = 2 ** max(len(self.spatial), len(self.temporal))
         if frames < 4:
