@@ -1,10 +1,14 @@
 """Recipes, their record in YAML, and rules that cross fields."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
 from vgen_fast.config import from_yaml
-from vgen_fast.options import Refused, changed
+from vgen_fast.layers.dual_critics import Critics
+from vgen_fast.layers.recurrent import Conventions
+from vgen_fast.options import Refused, changed, options_of, parse
 from vgen_fast.recipes import RECIPES
 from vgen_fast.train.schedule import rates_at
 
@@ -45,6 +49,7 @@ def test_an_unknown_key_in_a_record_is_refused():
         ({("batch",): 16, ("micro_batch",): 2}, "micro_batch 2 is no multiple of the 4 clips that minibatch stddev"),
         ({("feature_matching",): 1.0, ("micro_batch",): 4}, "feature_matching looks at the whole batch of 8 clips"),
         ({("clips",): 0}, "--clips should be greater than 0"),
+        ({("system", "group"): 0}, "system.group must be 1 or more, got 0"),
     ],
 )
 def test_rules_that_cross_fields_are_sentences(values, sentence):
@@ -56,7 +61,14 @@ def test_length_and_intervals_do_not_change_the_digest_and_all_else_does():
     config = RECIPES["shapes"]()
     same = changed(config, {("clips",): 99, ("every", "tick"): 7})
     assert same.digest() == config.digest()
-    for path, value in ((("seed",), 4), (("objective",), "hinge"), (("optim", "ema"), 0.5), (("batch",), 16)):
+    others = (
+        (("seed",), 4),
+        (("objective",), "hinge"),
+        (("optim", "ema"), 0.5),
+        (("batch",), 16),
+        (("system", "group"), 2),
+    )
+    for path, value in others:
         assert changed(config, {path: value}).digest() != config.digest()
 
 
@@ -78,6 +90,11 @@ def test_published_recipes_have_their_steps_batches_and_optimizers(name, steps, 
     assert {key: getattr(config.optim, key) for key in more} == more
 
 
+def test_tgan2s_penalty_is_that_of_the_clips_of_a_gpu_whatever_the_batch():
+    names = ("tgan2-ucf101", "tgan2-ucf101-64", "tgan2-faceforensics")
+    assert [RECIPES[name]().penalty for name in names] == [32, 32, 16]
+
+
 def test_tgan2s_rates_fall_to_nothing_at_the_end():
     config = RECIPES["tgan2-ucf101"]()
     rates = [rates_at(config.schedule(), clips)[0] for clips in (0, config.clips // 2, config.clips)]
@@ -92,6 +109,43 @@ def test_images_of_actions_have_the_table_of_the_thesis():
     assert [phase.fade_clips for phase in config.schedule()] == [0, *[300_000] * 7]
     assert [phase.batch for phase in config.schedule()] == [512, 256, 128, 64, 32, 16, 16, 16]
     assert config.mirror
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "wanted"),
+    [
+        ("tgan-ucf101", ["--objective", "lsgan", "--no-system.clip-singular-values"], {"clip_singular_values": False}),
+        ("style-bair-64", ["--system.cell", "trajgru", "--system.conventions.flows", "3"],
+         {"cell": "trajgru", "conventions": Conventions(flows=3)}),
+        ("dvdgan-s-bair-64", ["--system.cell", "tsru_p", "--system.conventions.warp", "flow"],
+         {"cell": "tsru_p", "conventions": Conventions(candidate="relu", warp="flow")}),
+        ("dvdgan-s-bair-64", ["--system.critics.frames", "4"], {"critics": Critics(frames=4)}),
+    ],
+)  # fmt: skip
+def test_a_systems_own_settings_are_options(recipe, words, wanted):
+    before = RECIPES[recipe]()
+    after = changed(before, parse(words, list(options_of(before))))
+    assert after.system == replace(before.system, **wanted)
+    assert from_yaml(after.yaml()) == after
+    assert after.digest() != before.digest()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--system.conventions.warp", "flow"], "conventions.warp is of tsru_c, tsru_p, tsru_s, not of convgru"),
+        (["--system.critics.shrink", "0"], "critics.shrink must be 1 or more, got 0"),
+        (["--system.frames", "0"], "frames must be 4 and more, got 0"),
+        (["--system.cells", "tsru_p"], "there is no option --system.cells; the nearest is --system.cell"),
+        (["--system.cell", "gru"], "--system.cell should be 'convrnn', "),
+    ],
+)
+def test_what_a_system_cannot_be_is_one_sentence(words, sentence):
+    config = RECIPES["dvdgan-s-bair-64"]()
+    with pytest.raises(Refused) as refused:
+        changed(config, parse(words, list(options_of(config))))
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_an_objective_of_the_sliced_head_is_of_the_progressive_system_alone():

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from tests.models.small import config_of, count
 from vgen_fast import cli, finetune, recipes, sample
-from vgen_fast.data.cache import Clip, Writer
+from vgen_fast.data.cache import Cache, Clip, Writer
+from vgen_fast.data.loader import CachedClips, Window
 from vgen_fast.models import vgan
 from vgen_fast.train.__main__ import main
 
@@ -17,7 +18,7 @@ from vgen_fast.train.__main__ import main
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("vgan", "vgan-autoencoder", "vgan-prediction", "tgan", "mocogan"):
+    for name in ("vgan", "vgan-autoencoder", "vgan-prediction", "vgan-prediction-released", "tgan", "mocogan"):
         recipes.RECIPES[name] = lambda name=name: config_of(name, clips=16)
         assert main([name, "--outdir", str(folder / name)]) == 0
         del recipes.RECIPES[name]
@@ -29,6 +30,21 @@ def test_the_classifier_has_the_counts_of_the_paper():
     assert count(classifier) == 12_679_973
     assert count(classifier.last) == 1_654_885
     assert classifier.dropout.p == 0.5
+
+
+def test_the_central_clip_is_in_the_middle(tmp_path):
+    """132 frames of their own numbers: of 32 the middle ones are 50 to 81."""
+    writer = Writer(tmp_path / "a.vgc", (4, 4), {})
+    writer.add("a", [(Clip("a"), np.broadcast_to(np.arange(132, dtype=np.uint8)[:, None, None, None], (132, 4, 4, 3)))])
+    writer.finish({}, {})
+    clips = finetune.spread(CachedClips(Cache(tmp_path / "a.vgc"), Window(32), 0), 0, (32, 4, 4))
+    assert clips[:, 0, [0, -1], 0, 0].tolist()[::5] == [[0, 31], [56, 87], [50, 81]]
+
+
+def test_the_released_predictors_critic_is_as_wide_as_its_classifier(trained, tmp_path, capsys):
+    words = ["--start", "critic", "--steps", "1", "--batch", "4", "--share", "0.02", "--out", str(tmp_path / "a.json")]
+    assert cli.main(["finetune", str(trained / "vgan-prediction-released"), *words]) == 0
+    assert "critic: " in capsys.readouterr().out
 
 
 def test_all_three_ways_are_tried_and_written_down(trained, tmp_path, capsys):
@@ -61,7 +77,7 @@ def test_published_splits_of_a_cache_are_learned_one_after_the_other(trained, tm
     config = sample.recorded(trained / "vgan")
     clips = finetune.labelled(config, finetune.Command(data=str(tmp_path / "a.vgc")), "1")
     read, label = clips.test[0]
-    assert (tuple(read().shape), label) == ((10, 3, 8, 16, 16), 0)
+    assert (tuple(read().shape), label) == ((11, 3, 8, 16, 16), 0)
     assert cli.main(["finetune", str(trained / "vgan"), "--data", str(tmp_path / "a.vgc"), "--splits", "3"]) == 2
 
 

@@ -8,6 +8,7 @@ import torch
 
 from tests.models.small import config_of
 from vgen_fast import cli, interpolate, recipes
+from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.models import progressive
 from vgen_fast.models.progressive import Row
 from vgen_fast.train.__main__ import main
@@ -82,6 +83,41 @@ def test_real_clips_are_of_the_images_data(images):
     assert clips.shape == (64, 32, 16, 16, 3)
     assert (clips[:, 0] != clips[:, -1]).any()
     assert isinstance(config.system.rows[0], Row)
+
+
+def test_a_video_is_there_whatever_it_can_be_compared_with(tmp_path, monkeypatch, capsys):
+    """Of a cache of single frames, and of one that is gone."""
+    writer, rng = Writer(tmp_path / "a.vgc", (16, 16), {}), np.random.default_rng(0)
+    for n in range(16):
+        writer.add(str(n), [(Clip(str(n)), rng.integers(0, 256, (1, 16, 16, 3), np.uint8))])
+    writer.finish({}, {})
+    system = progressive.Config(latents=6, features=8, rows=progressive.rows((8, 8, 4), (1, 1, 1)))
+    config = config_of("progressive-images", system=system, clips=8, data=str(tmp_path / "a.vgc"))
+    monkeypatch.setitem(recipes.RECIPES, "still", lambda: config)
+    assert main(["still", "--outdir", str(tmp_path / "run")]) == 0
+    words = ["interpolate", str(tmp_path / "run"), "--out"]
+    assert cli.main([*words, str(tmp_path / "a.npz")]) == 0
+    assert "a.vgc holds single frames, no clips to compare with" in capsys.readouterr().out
+    assert cli.main([*words, str(tmp_path / "b.npz"), "--pairs", "1"]) == 2
+    assert "build it of films, without --frames 1" in capsys.readouterr().err
+    (tmp_path / "a.vgc").rename(tmp_path / "b.vgc")
+    assert cli.main([*words, str(tmp_path / "c.npz")]) == 0
+    assert 'neither a folder nor "shapes"' in capsys.readouterr().out
+    with np.load(tmp_path / "a.npz") as there, np.load(tmp_path / "c.npz") as gone:
+        assert np.array_equal(there["videos"], gone["videos"])
+
+
+def test_codes_of_images_have_lines_and_a_given_frame_has_none(tmp_path, monkeypatch, capsys):
+    for name in ("stgan-images", "vgan-prediction"):
+        monkeypatch.setitem(recipes.RECIPES, name, lambda name=name: config_of(name, clips=8))
+        assert main([name, "--outdir", str(tmp_path / name)]) == 0
+    out = tmp_path / "a.npz"
+    assert cli.main(["interpolate", str(tmp_path / "stgan-images"), "--out", str(out)]) == 0
+    assert "of real clips 0." in capsys.readouterr().out
+    with np.load(out) as file:
+        assert file["videos"].shape == (1, 32, 32, 32, 3)
+    assert cli.main(["interpolate", str(tmp_path / "vgan-prediction"), "--out", str(out)]) == 2
+    assert "is a run of vgan whose generator has no latents" in capsys.readouterr().err
 
 
 def test_pairs_are_of_images_alone(images, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Options from models: names, kinds, refusals in one sentence."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,30 @@ class Inner(BaseModel):
     betas: tuple[float, float] = (0.0, 0.9)
 
 
+@dataclass(frozen=True)
+class Part:
+    share: tuple[float, float] = (1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Square:
+    name: Literal["square"] = "square"
+    side: int = 3
+    streams: Literal[1, 2] = 2
+    rows: tuple[int, ...] = (1, 2)
+    part: Part = Part()
+
+    def __post_init__(self):
+        if self.side % 2 == 0:
+            raise ValueError(f"side {self.side} is even")
+
+
+@dataclass(frozen=True)
+class Disc:
+    name: Literal["disc"] = "disc"
+    radius: float | None = None
+
+
 class Outer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     size: int = 3
@@ -24,6 +49,7 @@ class Outer(BaseModel):
     kind: Literal["a", "b"] = "a"
     table: tuple[int, ...] = (1, 2)
     optim: Inner = Inner()
+    system: Annotated[Square | Disc, Field(discriminator="name")] = Square()
 
 
 OPTIONS = list(options_of(Outer()))
@@ -35,7 +61,10 @@ def given(*words):
 
 def test_plain_fields_have_options_and_tables_have_none():
     names = [option.name for option in OPTIONS]
-    assert names == ["--size", "--name", "--fast", "--kind", "--optim.learning-rate", "--optim.betas"]
+    of_system = ["--system.side", "--system.streams", "--system.part.share"]
+    assert names == ["--size", "--name", "--fast", "--kind", "--optim.learning-rate", "--optim.betas", *of_system]
+    assert [option.name for option in options_of(Outer(system=Disc()))][-1] == "--system.radius"
+    assert OPTIONS[-1].help == "See tests/test_options.py."
 
 
 @pytest.mark.parametrize(
@@ -48,6 +77,8 @@ def test_plain_fields_have_options_and_tables_have_none():
         (["--name=a=b"], Outer(name="a=b")),
         (["--optim.learning-rate", "2", "--kind", "b"], Outer(kind="b", optim=Inner(learning_rate=2))),
         (["--optim.betas", "0.5", "0.7"], Outer(optim=Inner(betas=(0.5, 0.7)))),
+        (["--system.side", "5", "--system.streams", "1"], Outer(system=Square(side=5, streams=1))),
+        (["--system.part.share", "3", "4"], Outer(system=Square(part=Part((3.0, 4.0))))),
     ],
 )
 def test_words_change_their_field_and_no_other(words, wanted):
@@ -70,6 +101,12 @@ def test_words_change_their_field_and_no_other(words, wanted):
         (["--optim.betas", "0.5"], "--optim.betas wants FLOAT FLOAT, got 0.5"),
         (["--optim.learning-rate", "0"], "--optim.learning-rate should be greater than 0"),
         (["--table", "3"], "there is no option --table"),
+        (["--system.sied", "3"], "there is no option --system.sied; the nearest is --system.side"),
+        (["--system.rows", "3"], "there is no option --system.rows"),
+        (["--system.name", "disc"], "there is no option --system.name"),
+        (["--system.side", "x"], "--system.side should be a valid integer"),
+        (["--system.streams", "3"], "--system.streams should be 1 or 2, got '3'"),
+        (["--system.side", "4"], "side 4 is even"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(words, sentence):

@@ -92,6 +92,7 @@ def test_files_of_every_kind_open_elsewhere(trained, tmp_path, name, shape):
         (["generate"], "generate wants a run folder first"),
         (["generate", "/nowhere"], "/nowhere is no run folder"),
         (["generate", "RUN", "--seeds", "x"], "--seeds wants numbers and ranges"),
+        (["generate", "RUN", "--seeds", "0,3-1"], "--seeds: the range 3-1 is empty"),
         (["generate", "RUN", "--labels", "left"], "--labels wants 3 values"),
         (["generate", "RUN", "--labels", "left,disc,pink"], "'pink' is none of red, green, blue, yellow"),
         (["generate", "RUN", "--out", "a.avi"], "--out wants a name that ends in .mp4"),

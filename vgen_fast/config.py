@@ -233,6 +233,9 @@ class Config(Settings):
             raise ValueError(
                 f"{len(self.system.sizes)} levels of the system need as many phases, got {len(self.phases)}"
             )
+        for name, usual in vars(type(self.system)()).items():
+            if type(usual) is int and (value := vars(self.system)[name]) < min(usual, 1):
+                raise ValueError(f"system.{name} must be {min(usual, 1)} or more, got {value}")
         if (self.sliced or self.feature_matching) and not isinstance(self.system, progressive.Config):
             name = f"objective {self.objective}" if self.sliced else "feature_matching"
             raise ValueError(f"{name} is of the progressive system's critic, this one is {self.system.name}")

@@ -14,15 +14,18 @@ from .train import report
 from .train.loop import Batches
 
 
-def dataset(config: Config, complain: Callable[[str], None] = report.complain) -> Batches:
-    """By position in the endless stream of clips."""
-    size, path = config.system.sizes[-1], Path(config.data)
-    if config.data == "shapes":
-        return MovingShapes(size, config.seed)
-    if not path.is_dir():
+def dataset(
+    config: Config, complain: Callable[[str], None] = report.complain, size: tuple[int, int, int] | None = None
+) -> Batches:
+    """By position in the endless stream of clips, of the size of the system's without another one."""
+    size, path = size or config.system.sizes[-1], Path(config.data)
+    if config.data != "shapes" and not path.is_dir():
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
     try:
-        if path.suffix == ".vgc":
+        if config.data == "shapes":
+            clips = MovingShapes(size, config.seed)
+            labels = tuple(len(values) for values in clips.labels.values())
+        elif path.suffix == ".vgc":
             window = Window(size[0], config.strides, config.mirror, config.short, config.left, size[2])
             clips = CachedClips(Cache(path), window, config.seed, config.split)
             labels = tuple(len(values) for values in clips.labels.values())
@@ -36,5 +39,6 @@ def dataset(config: Config, complain: Callable[[str], None] = report.complain) -
     except (NoDataSet, BadCache) as error:
         refuse(str(error))
     if config.system.classes and config.system.classes != labels:
-        refuse(f"{config.data} has {labels[0] if labels else 'no'} classes, the system {config.system.classes}")
+        have, want = (", ".join(map(str, counts)) or "no" for counts in (labels, config.system.classes))
+        refuse(f"{config.data} has {have} classes, the system {want}")
     return clips

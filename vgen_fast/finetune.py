@@ -155,10 +155,12 @@ def labelled(config: Config, command: Command, split: str) -> Labelled:
 
 
 def spread(clips: CachedClips, clip: int, size: tuple[int, int, int]) -> Tensor:
-    """Ten clips of a video of a cache, evenly spaced; the last frame is repeated where there are too few."""
+    """Ten clips of a video of a cache, evenly spaced, then the central one; the last frame is repeated where there are
+    too few."""
     frames = np.array(clips.cache.read(clip))
     video = transforms.shrink(transforms.to_video(torch.from_numpy(frames))[None], (len(frames), *size[1:]))[0]
-    starts = torch.linspace(0, max(len(frames) - size[0], 0), CLIPS).round().long()
+    last = max(len(frames) - size[0], 0)
+    starts = torch.tensor([*torch.linspace(0, last, CLIPS).round().long().tolist(), last // 2])
     rows = (starts[:, None] + torch.arange(size[0])).clamp_max(len(frames) - 1)
     return video[:, rows].transpose(0, 1)
 
@@ -217,6 +219,6 @@ def tested(network: Told, videos: list[tuple[Callable[[], Tensor], int]]) -> tup
         some = [(read(), label) for read, label in videos[start : start + TOGETHER]]
         parts = network(torch.cat([clips for clips, _ in some])).softmax(dim=1).split([len(clips) for clips, _ in some])
         for found, (_, label) in zip(parts, some, strict=True):
-            centre.append(int(found[len(found) // 2].argmax()) == label)
-            whole.append(int(found.mean(dim=0).argmax()) == label)
+            centre.append(int(found[-1].argmax()) == label)
+            whole.append(int(found[:CLIPS].mean(dim=0).argmax()) == label)
     return float(np.mean(centre)), float(np.mean(whole))

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .config import Config
 from .data import transforms
+from .data.loader import CachedClips
 from .dataset import dataset
 from .metrics.ssim import SMALLEST, coherence, ms_ssim
-from .options import refuse
+from .options import Refused, refuse
 from .sample import Output, chosen_labels, finish, inputs_of, numbers, restored, understood, videos
 from .train import report
 
@@ -63,13 +64,18 @@ def interpolate(words: list[str]) -> int:
     steps = command.steps or (32 if of_images else 6)
     labels = chosen_labels(config, seeds[::2], asked)
     first, last = (inputs_of(system, config, ends, labels) for ends in (seeds[::2], seeds[1::2]))
+    if not first.latents[0].numel():
+        refuse(
+            f"{run} is a run of {config.system.name} whose generator has no latents: all follows from the given frame"
+        )
     line = first.each(lambda tensor: tensor.repeat_interleave(steps, dim=0))
     between = (slerp if command.path == "slerp" else straight)(first.latents.flatten(1), last.latents.flatten(1), steps)
     frames = videos(system, config, replace(line, latents=between.reshape(line.latents.shape)), clips_seen)
     if of_images:
         frames = frames.reshape(-1, steps, *frames.shape[2:])
+        finish(frames, Path(command.out), command.fps, seeds[::2], command.columns)
         tell_coherence(frames, config)
-        return finish(frames, Path(command.out), command.fps, seeds[::2], command.columns)
+        return 0
     return finish(frames, Path(command.out), command.fps, [seed for seed in seeds[::2] for _ in range(steps)], steps)
 
 
@@ -97,12 +103,13 @@ def small(pictures: np.ndarray) -> Tensor:
 
 def real_clips(config: Config) -> np.ndarray:
     """uint8 [N, 32, H, W, 3] of what a generator of images was trained on."""
-    first, *rest = config.system.rows
-    longer = replace(config.system, rows=(first._replace(time=FRAMES), *rest))
-    video, _ = dataset(config.model_copy(update={"system": longer, "short": "repeat"}))(
-        torch.arange(REALS), longer.sizes[-1]
-    )
-    return transforms.to_frames(video).numpy()
+    size = (FRAMES, *config.system.sizes[-1][1:])
+    clips = dataset(config.model_copy(update={"short": "repeat"}), size=size)
+    if isinstance(clips, CachedClips) and clips.cache.frames[clips.chosen].max() == 1:
+        refuse(
+            f"{config.data} holds single frames, no clips to compare with: build it of whole films, without --frames 1"
+        )
+    return transforms.to_frames(clips(torch.arange(REALS), size)[0]).numpy()
 
 
 def alike(seeds: list[int], made: np.ndarray, config: Config, count: int) -> list[int]:
@@ -125,10 +132,12 @@ def alike(seeds: list[int], made: np.ndarray, config: Config, count: int) -> lis
 
 
 def tell_coherence(frames: np.ndarray, config: Config) -> None:
-    """MS-SSIM from one frame to the next, of what was made and of real clips."""
+    """MS-SSIM from one frame to the next, of what was made and, where there are any, of real clips."""
     if frames.shape[2] < SMALLEST:
         return
-    made, real = (
-        float(coherence(transforms.to_video(torch.from_numpy(v))).mean()) for v in (frames, real_clips(config))
-    )
-    report.show(f"from one frame to the next: MS-SSIM {made:.3f}, of real clips {real:.3f}")
+    mean = lambda clips: float(coherence(transforms.to_video(torch.from_numpy(clips))).mean())  # noqa: E731
+    try:
+        beside = f", of real clips {mean(real_clips(config)):.3f}"
+    except Refused as error:
+        beside = f" ({error})"
+    report.show(f"from one frame to the next: MS-SSIM {mean(frames):.3f}{beside}")

@@ -1,15 +1,16 @@
 """Command-line options from configuration models: one for each field that is a plain value, help from its docstring.
 
-Nested models join by dots (--optim.generator-lr). Tables (rows of a network, phases of a schedule) belong to recipes
-and have no option. Whatever is wrong with an option is said in one sentence, as a Refused.
+Nested models join by dots (--optim.generator-lr), and so do dataclasses, a system's (--system.latents), whose help is
+the name of their file. Tables (rows of a network, phases of a schedule) belong to recipes and have no option, nor has a
+system's name. Whatever is wrong with an option is said in one sentence, as a Refused.
 """
 
 import difflib
 import textwrap
 import types
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -60,8 +61,21 @@ def options_of(model: BaseModel, path: tuple[str, ...] = ()) -> Iterator[Option]
         value, kind = getattr(model, name), without_none(field.annotation)
         if isinstance(value, BaseModel):
             yield from options_of(value, (*path, name))
+        elif is_dataclass(value):
+            yield from options_of_record(value, (*path, name))
         elif plain(kind):
             yield Option((*path, name), kind, value, field.description or "")
+
+
+def options_of_record(record: object, path: tuple[str, ...]) -> Iterator[Option]:
+    """Of a dataclass; without its name, which says which one it is."""
+    told, hints = f"See {type(record).__module__.replace('.', '/')}.py.", get_type_hints(type(record))
+    for name, value in vars(record).items():
+        kind = without_none(hints[name])
+        if is_dataclass(value):
+            yield from options_of_record(value, (*path, name))
+        elif plain(kind) and name != "name":
+            yield Option((*path, name), kind, value, told)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -98,8 +112,13 @@ def parse(words: list[str], options: list[Option]) -> dict[tuple[str, ...], Any]
             taken.append(rest.pop(0))
         if len(taken) < option.values:
             refuse(f"{name} wants {option.shape()}, got {' '.join(taken) or 'nothing'}")
-        found[option.path] = taken if get_origin(option.kind) is tuple else taken[0]
+        found[option.path] = taken if get_origin(option.kind) is tuple else chosen(taken[0], option.kind)
     return found
+
+
+def chosen(word: str, kind: Any) -> Any:
+    """Of a Literal the value that is written so, which need not be a word."""
+    return {str(value): value for value in get_args(kind)}.get(word, word) if get_origin(kind) is Literal else word
 
 
 def changed(model: BaseModel, values: dict[tuple[str, ...], Any]) -> BaseModel:
@@ -113,15 +132,19 @@ def changed(model: BaseModel, values: dict[tuple[str, ...], Any]) -> BaseModel:
     try:
         return type(model).model_validate(tree)
     except ValidationError as error:
-        refuse(sentence(error))
+        refuse(sentence(error, tree))
 
 
-def sentence(error: ValidationError) -> str:
-    """The first thing wrong with a configuration."""
+def sentence(error: ValidationError, tree: dict[str, Any]) -> str:
+    """The first thing wrong with a configuration; of a whole system or all of it, what its own check says."""
     first = error.errors()[0]
-    name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
     text = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name} {text}, got {first['input']!r}" if first["loc"] else text
+    names, place = [], tree
+    for part in first["loc"]:
+        if not isinstance(place, dict) or part in place:  # else the tag of a union
+            names.append(str(part))
+            place = place[part]
+    return f"--{'.'.join(names).replace('_', '-')} {text}, got {place!r}" if not isinstance(place, dict) else text
 
 
 def help_text(usage: str, intro: str, options: list[Option], examples: str) -> str:

@@ -105,6 +105,8 @@ def numbers(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             refuse(f"--seeds wants numbers and ranges joined by commas, got {text!r}")
+        if int(last or first) < int(first):
+            refuse(f"--seeds: the range {part} is empty")
         found += range(int(first), int(last or first) + 1)
     return found
 

@@ -161,7 +161,7 @@ def test_critics_see_the_pixels_of_the_table(decomposition, shrink, budget):
     parts = dual_critics.critics(cfg, given=False)
     seen = [part.view(clip, None, draws) for part in parts]
     assert sum(video[0, 0].numel() for video in seen) == budget
-    assert [part.name for part in parts] == ["frames", "video", "small"][: len(parts)]
+    assert [(part.name, part.weight) for part in parts] == [("frames", 1), ("video", 5), ("small", 1)][: len(parts)]
 
 
 def test_the_critic_of_frames_sees_some_once_behind_them_the_first():

@@ -5,7 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vgen_fast.layers.recurrent import CELLS, TSRU, ConvGRU, ConvLSTM, Joint, Rollout, TrajGRU, Warp, filtered, flowed
+from vgen_fast.layers.recurrent import (
+    CELLS,
+    TSRU,
+    Conventions,
+    ConvGRU,
+    ConvLSTM,
+    Joint,
+    Rollout,
+    TrajGRU,
+    Warp,
+    check,
+    filtered,
+    flowed,
+    made,
+)
 from vgen_fast.layers.segment import recomputing
 
 COUNTS = {
@@ -26,6 +40,23 @@ def test_parameters_at_256_channels_are_those_of_the_table(name):
     with torch.device("meta"):
         cell = CELLS[name](256, 256)
     assert sum(p.numel() for p in cell.parameters()) == COUNTS[name]
+
+
+def test_conventions_are_those_of_the_cell_that_is_made():
+    with torch.device("meta"):
+        of_tsru = dict(separable=True, warp="flow", mix="raw")
+        chosen = Conventions(candidate="relu", peepholes=True, flows=2, act="lrelu", **of_tsru)
+        cells = {name: made(name, 3, 4, chosen) for name in CELLS}
+    assert cells["convgru"].candidate == "relu"
+    assert cells["convlstm"].peepholes is not None
+    assert cells["trajgru"].flows.out_channels == 4
+    assert cells["ktrajgru"].warp.last.out_channels == 6
+    assert all(cells[name].act(torch.tensor(-1.0)) == torch.tensor(-0.2) for name in ("trajgru", "ktrajgru"))
+    tsrus = [cell for name, cell in cells.items() if name.startswith("tsru")]
+    assert {(cell.form, cell.mix, cell.warp.kind) for cell in tsrus} == {(form, "raw", "flow") for form in "cps"}
+    check("tsru_c", None, Conventions(warp="flow"))
+    with pytest.raises(ValueError, match=r"conventions\.flows is of trajgru, not of convgru"):
+        check("convgru", None, Conventions(flows=2))
 
 
 def test_a_gru_of_128_channels_has_the_count_of_the_table():

@@ -215,6 +215,15 @@ def test_what_does_not_fit_is_refused(changes, sentence):
         Config(**changes)
 
 
+@pytest.mark.parametrize(("name", "module"), [("style-prediction", style_prediction), ("dvdgan-prediction", dvdgan)])
+def test_cells_follow_their_conventions(name, module):
+    cfg = SYSTEMS[name]
+    cells = lambda cfg: [level.rollout.cell for level in module.Generator(cfg).levels]  # noqa: E731
+    assert {cell.candidate for cell in cells(cfg)} == {"tanh" if module is style_prediction else "relu"}
+    flows = replace(cfg, cell="tsru_c", conventions=replace(cfg.conventions, warp="flow"))
+    assert {cell.warp.kind for cell in cells(flows)} == {"flow"}
+
+
 def test_a_generators_singular_vectors_follow_its_steps():
     state, training = begun(config_of("dvdgan-prediction"))
     vectors = lambda: state.system.generator.rgb.parametrizations.weight[0].v.clone()  # noqa: E731
@@ -224,12 +233,23 @@ def test_a_generators_singular_vectors_follow_its_steps():
 
 
 def test_rates_stay_and_then_fall_along_a_cosine():
-    config = RECIPES["style-landscape-128"]()
+    config = RECIPES["style-landscape-256"]()
     phases, epoch = config.schedule(), 2_488
     assert config.clips == 260 * epoch
     rate = lambda epochs: rates_at(phases, int(epochs * epoch))[1] / 3e-4  # noqa: E731
     found = [rate(epochs) for epochs in (0, 10, 10 + 125, 260)]
     torch.testing.assert_close(torch.tensor(found), torch.tensor([1.0, 1.0, 0.5, 0.0]), rtol=0, atol=1e-6)
+
+
+def test_rivers_are_trained_for_the_published_million_batches_without_those_of_the_validation():
+    for recipe, batch in (("style-landscape-128", 8), ("dvdgan-s-landscape-128", 128)):
+        config = RECIPES[recipe]()
+        (phase,) = config.schedule()
+        assert abs(3 * config.clips - 8_000_000) < 3 * phase.batch == 3 * batch
+        assert phase.constant == 10 * (7_480 // 3 // batch * batch)
+        assert rates_at((phase,), config.clips)[1] == pytest.approx(0, abs=1e-12)
+        assert (config.split, config.diverged) == ("train", "go-on")
+    assert RECIPES["style-bair-64"]().split is None
 
 
 def test_numbers_of_gradients_beyond_a_bound_are_cut_to_it():

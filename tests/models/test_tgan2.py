@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from vgen_fast.layers.batch_norm import BatchNorm
 from vgen_fast.models import tgan2
 from vgen_fast.models.system import Draw, Inputs, Stage
 from vgen_fast.models.tgan2 import Config
@@ -29,6 +30,12 @@ def test_parameters_are_those_of_the_tables():
     assert count(critics) == 116_077_060
     blocks = [count(block) for block in critics.levels[0].blocks]
     assert [*blocks, count(critics.levels[0].dense)] == [116_160, 340_288, 1_360_512, 5_440_768, 21_760_512, 1_025]
+
+
+def test_batch_norm_has_chainers_eps():
+    norms = [part for part in tgan2.Generator(SYSTEMS["tgan2"]).modules() if isinstance(part, BatchNorm)]
+    assert len(norms) == 2 * 6 + 4
+    assert {norm.eps for norm in norms} == {2e-5}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vgen_fast import recipes
 from vgen_fast.data import write
 from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import checkpoint
-from vgen_fast.train.__main__ import main
+from vgen_fast.train.__main__ import main, opened
 from vgen_fast.train.folder import Folder, InUse
 
 from . import tiny_recipe
@@ -230,6 +230,12 @@ def test_another_configuration_in_the_folder_is_refused(straight):
     assert "another configuration" in done.stderr
 
 
+def test_a_setting_of_the_system_makes_another_configuration(tmp_path, here, capsys):
+    opened(tiny_recipe.tiny(), tmp_path, []).close()
+    assert main(["tiny", "--outdir", str(tmp_path), "--system.latents", "9"]) == 2
+    assert "is a run of another configuration" in capsys.readouterr().err
+
+
 def test_a_torn_line_of_a_log_is_dropped(tmp_path):
     Folder(tmp_path).close()
     with open(tmp_path / "stats.jsonl", "w") as file:
@@ -257,6 +263,12 @@ def test_a_mistake_is_answered_by_one_sentence_and_exit_2(tmp_path, here, capsys
     said = capsys.readouterr().err
     assert sentence in said
     assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_built_in_clips_have_the_labels_that_the_system_knows(tmp_path, capsys):
+    assert main(["shape-motion-tgan", "--data", "shapes", "--outdir", str(tmp_path / "run")]) == 2
+    assert "shapes has 8, 3, 4 classes, the system 2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

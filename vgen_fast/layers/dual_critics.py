@@ -33,12 +33,15 @@ class Critics:
     shrink: int = 1  # of what the clip's critic sees; of frames, and of the window, where it is not "dvd"
     attention: bool = True  # behind the first block with a quarter of the last one's channels
     spectral_norm: bool = True
-    weights: tuple[float, float] = (1.0, 5.0)  # of the critic of frames, and of each of the others; DVD-GAN's are equal
+    weights: tuple[float, float] = (1.0, 5.0)  # of the critics of frames and of the clip; DVD-GAN's are equal
+    third: float = 1.0  # of the third critic, where it is "stronger": no source has it
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def check(self, frames: int, size: int, given: bool) -> None:
         """Refuses clips that these critics cannot see."""
+        if self.shrink < 1:
+            raise ValueError(f"critics.shrink must be 1 or more, got {self.shrink}")
         shown = size // self.shrink if self.decomposition != "dvd" else size
         least = 2 ** max(len(self.spatial), len(self.temporal))
         if frames < 4:
@@ -159,12 +162,12 @@ def critics(cfg: Critics, *, given: bool, classes: tuple[int, ...] = ()) -> tupl
     def crop(clip: Tensor, first: Tensor | None, draws: Tensor) -> Tensor:
         return window(clip, draws[:, -2:], cfg.shrink)
 
-    def of_clip(name: str, view: View) -> Part:
-        return Part(name, DualCritic(3, cfg.temporal, cfg, deep=2, classes=classes), view, cfg.weights[1])
+    def of_clip(name: str, view: View, weight: float) -> Part:
+        return Part(name, DualCritic(3, cfg.temporal, cfg, deep=2, classes=classes), view, weight)
 
     spatial = DualCritic(6 if given else 3, cfg.spatial, cfg, classes=classes)
-    parts = Part("frames", spatial, frames, cfg.weights[0]), of_clip("video", small if dvd else crop)
-    return (*parts, of_clip("small", small)) if cfg.decomposition == "stronger" else parts
+    parts = Part("frames", spatial, frames, cfg.weights[0]), of_clip("video", small if dvd else crop, cfg.weights[1])
+    return (*parts, of_clip("small", small, cfg.third)) if cfg.decomposition == "stronger" else parts
 
 
 def pixels(cfg: Critics, frames: int, height: int, width: int) -> int:

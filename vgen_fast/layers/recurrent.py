@@ -15,6 +15,7 @@ Legend: B clips, I / C channels of inputs / state, T steps, H x W places, L flow
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -223,12 +224,12 @@ class TrajGRU(nn.Module):
 class KTrajGRU(TrajGRU):
     """TrajGRU that filters its state with predicted kernels instead of L flows (TrIVD-GAN)."""
 
-    def __init__(self, inputs: int, channels: int, *, act: Literal["tanh", "lrelu"] = "tanh"):
+    def __init__(self, inputs: int, channels: int, *, act: Literal["tanh", "lrelu"] = "tanh", separable: bool = False):
         nn.Module.__init__(self)
         self.act = torch.tanh if act == "tanh" else partial(F.leaky_relu, negative_slope=0.2)
         self.of_input = nn.Conv2d(inputs, 3 * channels, 3, padding=1)
         self.of_state = nn.Conv2d(channels, 3 * channels, 1)
-        self.warp = Warp(inputs, channels)
+        self.warp = Warp(inputs, channels, separable=separable)
 
     def given(self, x: Tensor) -> Given:
         return convolved(self.of_input, x), self.warp.hidden.given(x)
@@ -288,9 +289,49 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def check(name: Name, remembers: float | None) -> None:
+@dataclass(frozen=True)
+class Conventions:
+    """What a cell does one way or another, each of the cells beside it alone."""
+
+    candidate: Literal["tanh", "relu"] = "tanh"  # convgru
+    peepholes: bool = False  # convlstm
+    flows: int = 5  # trajgru
+    act: Literal["tanh", "lrelu"] = "tanh"  # trajgru, ktrajgru
+    separable: bool = False  # ktrajgru, tsru: kernels
+    warp: Literal["kernel", "flow"] = "kernel"  # tsru
+    mix: Literal["warped", "raw"] = "warped"  # tsru
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+
+CONVENTIONS = Conventions()
+TSRUS = ("separable", "warp", "mix")
+OWN: dict[str, tuple[str, ...]] = {  # which of them a cell has
+    "convrnn": (),
+    "convlstm": ("peepholes",),
+    "convgru": ("candidate",),
+    "trajgru": ("flows", "act"),
+    "ktrajgru": ("act", "separable"),
+    "tsru_c": TSRUS,
+    "tsru_p": TSRUS,
+    "tsru_s": TSRUS,
+}
+
+
+def made(name: Name, inputs: int, channels: int, conventions: Conventions = CONVENTIONS) -> nn.Module:
+    return CELLS[name](inputs, channels, **{own: getattr(conventions, own) for own in OWN[name]})
+
+
+def check(name: Name, remembers: float | None, conventions: Conventions, usual: Conventions = CONVENTIONS) -> None:
+    """Refuses what the cell does not have; `usual` is what the system has where nothing is said."""
     if remembers is not None and name == "convrnn":
         raise ValueError("remembers: a convrnn has no gate that keeps its state")
+    if conventions.flows < 1:
+        raise ValueError(f"conventions.flows must be 1 or more, got {conventions.flows}")
+    for key, value in vars(conventions).items():
+        if value != vars(usual)[key] and key not in OWN[name]:
+            cells = ", ".join(cell for cell, own in OWN.items() if key in own)
+            raise ValueError(f"conventions.{key} is of {cells}, not of {name}")
 
 
 class Rollout(Recomputed):

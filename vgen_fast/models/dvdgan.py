@@ -5,6 +5,9 @@ Forms: "synthesis", DVD-GAN: a latent and a class, batch norms that are told bot
 "prediction", DVD-GAN-S: the first frame's encoded maps are the first states, and the lowest cell is given the deepest
 at every step. Either way a level is a recurrent cell over time, then two residual blocks, one of them twice as large.
 
+A GRU's candidate is ReLU, as in DVD-GAN; the authors of DVD-GAN-S have that of style-based prediction, tanh, which
+`conventions` chooses.
+
 Deviations: upsampling is bilinear in the thesis' figure and nearest in its code, which `up` chooses and is taken here;
 spectral norm's power iterations follow the optimizer's steps, and leave the cells as they are; batch norm sees the
 frames of all steps together; in synthesis a cell's first state is zero.
@@ -24,13 +27,13 @@ from ..layers import dual_critics, recurrent, spectral_norm
 from ..layers.dual_critics import CRITICS, Critics, num_draws
 from ..layers.labels import one_hot
 from ..layers.orthogonal import orthogonal
-from ..layers.recurrent import CELLS, Name, Rollout
+from ..layers.recurrent import Conventions, Name, Rollout
 from ..layers.residual import Down, Up, of_frames
 from ..layers.segment import Recomputed, Segment
 from .system import Clip, Constraint, Critic, Draw, Inputs, Seen, Stage, System
 
 LATENTS = EMBEDDED = 120  # numbers of a latent, and of a class
-OPTIONS = {"convgru": dict(candidate="relu")}
+CONVENTIONS = Conventions(candidate="relu")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Config:
     widths: tuple[int, ...] = (128, 128, 64, 32, 16)  # of each level's cell, then of the last level's output
     frames: int = 25  # the given one among them
     cell: Name = "convgru"
+    conventions: Conventions = CONVENTIONS  # of the cells
     remembers: float | None = None  # sigmoid of it is how much of its state a cell keeps a step, to begin with
     up: Literal["nearest", "bilinear"] = "nearest"
     momentum: float = 0.01  # of batch norm's running statistics, of micro-batches
@@ -57,7 +61,7 @@ class Config:
         if self.size % 2 ** (len(self.widths) - 1):
             raise ValueError(f"size {self.size} is no multiple of {2 ** (len(self.widths) - 1)}, of as many levels")
         self.critics.check(self.frames, self.size, self.given)
-        recurrent.check(self.cell, self.remembers)
+        recurrent.check(self.cell, self.remembers, self.conventions, CONVENTIONS)
 
     @property
     def given(self) -> bool:
@@ -93,7 +97,7 @@ class Level(Recomputed):
 
     def __init__(self, cfg: Config, inputs: int, channels: int, outputs: int, told: int):
         super().__init__()
-        cell = CELLS[cfg.cell](inputs, channels, **OPTIONS.get(cfg.cell, {}))
+        cell = recurrent.made(cfg.cell, inputs, channels, cfg.conventions)
         self.rollout = Rollout(cell, remembers=cfg.remembers)
         options = dict(momentum=cfg.momentum, told=told)
         self.up = Up(channels, channels, up=cfg.up, **options)

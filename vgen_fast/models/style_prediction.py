@@ -30,7 +30,7 @@ from ..layers import dual_critics, recurrent, spectral_norm
 from ..layers.dual_critics import CRITICS, Critics, num_draws
 from ..layers.equalized import EqualizedLinear
 from ..layers.orthogonal import orthogonal
-from ..layers.recurrent import CELLS, Name, Rollout
+from ..layers.recurrent import CONVENTIONS, Conventions, Name, Rollout
 from ..layers.residual import Down, of_frames
 from ..layers.segment import Recomputed, Segment
 from ..layers.styled import StyledConv, ToRGB
@@ -49,6 +49,7 @@ class Config:
     frames: int = 25
     variant: Literal["code", "literal"] = "code"
     cell: Name = "convgru"
+    conventions: Conventions = CONVENTIONS  # of the cells
     remembers: float | None = None  # sigmoid of it is how much of its state a cell keeps a step, to begin with
     block: Literal["modulated", "adain"] = "modulated"
     styles: int = 256
@@ -68,7 +69,7 @@ class Config:
         if self.size != self.lowest * 2**self.depth or self.lowest < 4 or self.lowest & (self.lowest - 1):
             raise ValueError(f"size {self.size} must be lowest {self.lowest} doubled, and that a power of 2 from 4 on")
         self.critics.check(self.frames, self.size, self.given)
-        recurrent.check(self.cell, self.remembers)
+        recurrent.check(self.cell, self.remembers, self.conventions)
         if self.mixing and self.given:
             raise ValueError("mixing is of given=False: a frame has one style")
 
@@ -155,7 +156,8 @@ class Level(Recomputed):
     def __init__(self, cfg: Config, inputs: int, channels: int, outputs: int):
         super().__init__()
         options = dict(noise=cfg.noise, adain=cfg.block == "adain")
-        self.rollout = Rollout(CELLS[cfg.cell](inputs, channels), remembers=cfg.remembers)
+        cell = recurrent.made(cfg.cell, inputs, channels, cfg.conventions)
+        self.rollout = Rollout(cell, remembers=cfg.remembers)
         self.up = StyledConv(channels, channels, cfg.styles, up=True, **options)
         self.same = StyledConv(channels, outputs, cfg.styles, **options)
 

@@ -140,10 +140,11 @@ class Predictor(nn.Module):
 
 
 class VideoCritic(nn.Module):
-    """[B, 3, T, H, W] -> [B, outputs], the mirror of the foreground."""
+    """[B, 3, T, H, W] -> [B, outputs], the mirror of the foreground; the authors' predictor has one twice as wide."""
 
-    def __init__(self, cfg: Config, outputs: int, width: int = 1):
+    def __init__(self, cfg: Config, outputs: int):
         super().__init__()
+        width = 2 if cfg.form == "prediction-released" else 1
         channels = tuple(width * c for c in cfg.channels[::-1])
         layers = [Segment(nn.Conv3d(3, channels[0], 4, 2, 1), nn.LeakyReLU(SLOPE))]
         for i, o in pairwise(channels):
@@ -194,7 +195,7 @@ def start(module: nn.Module) -> None:
 def build(cfg: Config) -> System:
     released = cfg.form == "prediction-released"
     generator = Predictor(cfg) if released else Generator(cfg)
-    critic = Score(cfg, cfg.logits, width=2 if released else 1)
+    critic = Score(cfg, cfg.logits)
     start(generator)
     start(critic)
 

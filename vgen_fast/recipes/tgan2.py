@@ -11,8 +11,8 @@ STEPS = 100_000
 EVERY = Every(tick=25_600, samples=256_000, checkpoint=256_000)
 
 
-def released(recipe: str, system: System, data: str, batch: int, on_a_gpu: int, **seen: object) -> Config:
-    """`on_a_gpu`: clips of the authors' GPU, which their penalty, a sum, is as strong as."""
+def released(recipe: str, system: System, data: str, batch: int, on_a_gpu: int = 32, **seen: object) -> Config:
+    """`on_a_gpu`: clips of the authors' GPU, which their penalty, a sum, is as strong as, whatever the batch is."""
     return Config(
         recipe=recipe,
         system=system,
@@ -29,15 +29,15 @@ def released(recipe: str, system: System, data: str, batch: int, on_a_gpu: int, 
 
 def ucf101() -> Config:
     """UCF-101, 16x192x192, four GPUs of 32 clips: inception score 25.07, FID 3457 after 82,000 steps."""
-    return released("tgan2-ucf101", System(), "tganv2.vgc", 128, 32, left=(4, 60), mirror=True)
+    return released("tgan2-ucf101", System(), "tganv2.vgc", 128, left=(4, 60), mirror=True)
 
 
 def ucf101_64() -> Config:
     """The preprint's batch of 64 clips and one logit: inception score 22.70, FID 3591."""
     system = System(combine="logit_sum")
-    return released("tgan2-ucf101-64", system, "tganv2.vgc", 64, 16, left=(4, 60), mirror=True)
+    return released("tgan2-ucf101-64", system, "tganv2.vgc", 64, left=(4, 60), mirror=True)
 
 
 def faceforensics() -> Config:
     """FaceForensics, 16x256x256, eight GPUs of 16 clips; judged by eye."""
-    return released("tgan2-faceforensics", System(first=4), "ff.vgc", 128, 16)
+    return released("tgan2-faceforensics", System(first=4), "ff.vgc", 128, on_a_gpu=16)
