@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vgen_fast import evaluate, recipes
+from vgen_fast import evaluate, recipes, sides
 from vgen_fast.cli import main
 from vgen_fast.config import Config, Grow
 from vgen_fast.data.cache import Clip, Writer
@@ -243,6 +243,39 @@ def test_a_cache_is_named_by_its_content(tmp_path):
     configs = (short().model_copy(update={"data": str(tmp_path / f"{name}.vgc")}) for name in "abc")
     a, b, c = map(source, configs)
     assert a == b != c
+
+
+def test_arrays_and_folders_are_named_by_their_content(tmp_path):
+    """Not by their name, which those of other clips may have."""
+    clips = np.random.default_rng(0).integers(256, size=(5, 8, 32, 32, 3), dtype=np.uint8)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        clips[0, 0, 0, 0, 0] = name == "c"
+        np.save(tmp_path / name / "real.npy", clips)
+        mp4(tmp_path / name / "0.mp4", clips[int(name == "c")], fps=8)
+    a, b, c = (sides.of_array(tmp_path / name / "real.npy", 0).about for name in "abc")
+    assert a == b != c
+    np.savez(tmp_path / "d.npz", clips=clips)
+    assert sides.of_array(tmp_path / "d.npz", 0).about == c
+    a, b, c = (sides.content(tmp_path / name) for name in "abc")
+    assert a == b != c
+    (tmp_path / "b" / "0.mp4").rename(tmp_path / "b" / "1.mp4")
+    assert sides.content(tmp_path / "b") != a
+    a, b = (source(short().model_copy(update={"data": str(tmp_path / name)})) for name in "ab")
+    assert a != b
+
+
+def test_some_clips_of_an_array_are_of_all_of_it(tmp_path):
+    """Half of those sorted by class have all ten classes, and each clip comes once."""
+    classes = np.arange(10, dtype=np.uint8).repeat(30)
+    np.save(tmp_path / "sorted.npy", np.broadcast_to(classes[:, None, None, None, None], (300, 2, 16, 16, 3)))
+    orders = []
+    for seed in (0, 0, 1):
+        stream = sides.of_array(tmp_path / "sorted.npy", seed).stream()
+        orders.append([int(clip[0, 0, 0, 0]) for clip, _ in stream])
+    assert set(orders[0][:150]) == set(range(10))
+    assert sorted(orders[0]) == classes.tolist()
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_help_ends_with_commands(capsys):
