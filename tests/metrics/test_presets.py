@@ -105,6 +105,19 @@ def test_the_middle_of_longer_clips():
         central(video, 33)
 
 
+def test_views_of_other_means_have_other_names(tmp_path, monkeypatch):
+    """Else what was remembered with the one would be read with the other."""
+    monkeypatch.setenv("VGEN_FAST_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(c3d, "load", lambda path: None)
+    (tmp_path / c3d.CHAINER.file).touch()
+    names = []
+    for light in (90, 91):
+        np.savez(tmp_path / presets.CUBE.file, mean=np.full((1, 3, 16, 128, 171), light, np.float32))
+        names.append(presets.c3d_view(c3d.as_tgan, "128x128 bicubic").name)
+    assert names[0] != names[1]
+    assert names[0].partition(" less ")[0] == names[1].partition(" less ")[0]
+
+
 @pytest.mark.slow
 def test_tgans_score_from_the_files_that_its_authors_published(tmp_path, monkeypatch):
     """All 78 million weights under the names of Chainer, drawn so that classes differ from clip to clip."""

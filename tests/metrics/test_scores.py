@@ -11,7 +11,7 @@ from torchmetrics.image.inception import InceptionScore
 
 from vgen_fast.metrics import measures
 from vgen_fast.metrics.interval import interval
-from vgen_fast.metrics.measures import COLOURS, FRAME
+from vgen_fast.metrics.measures import COLOURS, FRAME, content_view
 from vgen_fast.metrics.protocol import read, write
 from vgen_fast.metrics.scores import Metric, Scores, View
 
@@ -207,6 +207,19 @@ def test_what_a_network_made_of_real_clips_is_read_the_next_time(tmp_path):
         path.write_bytes(path.read_bytes()[:50])
     assert once(clips(40, 0)) == first
     assert sum(asked) == 60
+
+
+def test_what_anybodys_descriptor_makes_of_real_clips_is_not_remembered(tmp_path):
+    """The text of the function may be another the next time, under the same name."""
+
+    def content(light: float) -> torch.Tensor:
+        view = content_view(lambda frames: light * frames.mean(axis=(1, 2)), "mine:embed")
+        metric = measures.mean("content", "near", view, "content", view.name)
+        scores = Scores([metric], memory=tmp_path)
+        scores.update(real=clips(3, 0))
+        return scores.rows("real", metric)["content"]
+
+    assert torch.equal(2 * content(1.0), content(2.0))
 
 
 def test_a_folder_that_cannot_be_written_costs_no_score(tmp_path):

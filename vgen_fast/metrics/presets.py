@@ -8,6 +8,7 @@ Legend: N clips, T frames, H x W pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,9 +36,8 @@ class Protocol:
 # -------------------------------------------------------------------------------------------------------------- views
 
 
-def mean_cube() -> Tensor:
+def mean_cube(path: Path) -> Tensor:
     """[3, 16, 128, 171], blue first."""
-    path = weights.find(CUBE)
     found = weights.read(path)
     if "mean" not in found or found["mean"].numel() != 3 * 16 * 128 * 171:
         raise BadWeights(f"{path} has no mean of 3x16x128x171")
@@ -46,14 +46,15 @@ def mean_cube() -> Tensor:
 
 def c3d_view(prepare: Callable[[Tensor, Tensor], Tensor], how: str) -> View:
     """C3D of UCF-101 as TGAN's authors converted it: the central 16 frames."""
-    path = weights.find(c3d.CHAINER)
-    network, cube = c3d.load(path), mean_cube()
+    paths = [weights.find(file) for file in (c3d.CHAINER, CUBE)]
+    network, cube = c3d.load(paths[0]), mean_cube(paths[1])
+    digests = " less ".join(weights.digest(path)[:12] for path in paths)
 
     def see(video: Tensor, labels: Tensor) -> Rows:
         seen = network(prepare(central(video, C3D_FRAMES), cube))
         return {**seen._asdict(), "probabilities": seen.logits.softmax(dim=1)}
 
-    return View(f"c3d-ucf101@{weights.digest(path)[:12]}/{how}/central {C3D_FRAMES} frames", see)
+    return View(f"c3d-ucf101@{digests}/{how}/central {C3D_FRAMES} frames", see)
 
 
 def i3d_view(first: int = 0, last: int | None = None) -> View:
