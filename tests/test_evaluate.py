@@ -17,7 +17,7 @@ from vgen_fast.data.synthetic import MovingShapes
 from vgen_fast.data.write import mp4
 from vgen_fast.layers.dual_critics import Critics
 from vgen_fast.metrics import measures
-from vgen_fast.metrics.measures import COLOURS
+from vgen_fast.metrics.measures import COLOURS, MOTION
 from vgen_fast.metrics.presets import PROTOCOLS, Protocol
 from vgen_fast.metrics.protocol import read
 from vgen_fast.models import style_prediction
@@ -219,13 +219,27 @@ def test_any_function_can_describe_frames(folder, tmp_path, monkeypatch, capsys)
 def test_too_few_real_clips_of_a_published_protocol_come_again_and_that_is_told(folder, monkeypatch, capsys):
     """Such as ten windows of each training video; a score says so in its protocol."""
     metric = measures.mean("light", "near", COLOURS, "content", "colours")
-    monkeypatch.setitem(PROTOCOLS, "fvd", Protocol(lambda seed: [metric], 16, 60))
+    distance = measures.frechet_distance("distance", MOTION, "motion", "motion")
+    monkeypatch.setitem(PROTOCOLS, "fvd", Protocol(lambda seed: [metric, distance], 16, 60))
     monkeypatch.setattr(MovingShapes, "count", 40)
     assert main(["evaluate", str(folder / "run"), "--protocol", "fvd"]) == 0
-    assert "shapes has 40 clips, of 60 wanted; they come again with other frames" in capsys.readouterr().err
-    score = read(folder / "run" / "scores.json")["light"]
-    assert score.protocol == "colours/16 clips/8x32x32/shapes, 40 clips again and again/seed 0"
-    assert math.isnan(score.real)
+    said = capsys.readouterr()
+    assert "shapes has 40 clips, of 60 wanted; they come again with other frames: none are left" in said.err
+    assert re.search(r"distance .* none   low\n", said.out)
+    found = read(folder / "run" / "scores.json")
+    assert found["light"].protocol == "colours/16 clips/8x32x32/shapes, 40 clips again and again/seed 0"
+    assert math.isfinite(found["light"].real)
+    assert math.isnan(found["distance"].real)
+
+
+def test_a_score_that_is_no_distance_is_measured_of_the_real_clips(folder, monkeypatch, capsys):
+    """As TGAN's inception score is: there are fewer real clips than twice as many, and no others are looked at."""
+    metric = measures.mean("light", "near", COLOURS, "content", "colours")
+    monkeypatch.setitem(PROTOCOLS, "tgan", Protocol(lambda seed: [metric], 24, 24, times=2))
+    monkeypatch.setattr(MovingShapes, "count", 40)
+    assert main(["evaluate", str(folder / "run"), "--protocol", "tgan"]) == 0
+    assert "40 clips" not in capsys.readouterr().err
+    assert math.isfinite(read(folder / "run" / "scores.json")["light"].real)
 
 
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "own"])

@@ -131,6 +131,21 @@ def test_every_score_has_an_interval_its_protocol_and_that_of_other_reals():
     assert "/30 clips/" in computed(clips(30, 1))["inception score"].protocol
 
 
+def test_without_other_reals_only_distances_have_nothing_beside_them():
+    """As many of the real clips as there are fake ones stand beside the others: the inception score grows with them."""
+    found = computed(clips(30, 1))
+    assert math.isnan(found["frechet"].real)
+    assert math.isnan(found["pieces"].real)
+    alone = Scores(metrics()[1:2])
+    alone.update(fake=clips(80, 0), real=clips(80, 0))
+    whole = alone.compute()["inception score"]
+    assert whole.real == whole.value
+    scores = Scores(metrics()[1:2])
+    scores.update(fake=clips(30, 1), real=clips(80, 0))
+    some = scores.compute()["inception score"]
+    assert 1 < some.real < whole.real
+
+
 @pytest.mark.parametrize(
     ("fake", "valid"),
     [

@@ -8,7 +8,7 @@
 A metric is a formula over rows that a view keeps of every clip, never over the clips themselves; so an interval costs
 no second pass. Processes share a pass: `merge(state)` of the others, in any order, as rows are sorted by the bytes of
 their clips before anything is drawn. `other` are real clips that the real ones are compared with, in the place of the
-fake ones; without them nothing stands beside a score.
+fake ones; without them nothing stands beside a distance, and beside other scores that of as many of the real clips.
 
 Legend: B clips, S splits, R replicates.
 """
@@ -156,8 +156,9 @@ class Scores:
             if not values.isfinite().all():
                 raise ValueError("the score is not finite")
             low, high = interval.interval(replicates())
-            if self.count["other"]:
-                beside = float(metric.measure(real, self.rows("other", metric))[0].mean())
+            if self.count["other"] or (self.count["real"] and not metric.against):
+                as_many = {part: rows[:fakes] for part, rows in real.items()}
+                beside = float(metric.measure(real, self.rows("other", metric) or as_many)[0].mean())
         except ValueError as error:  # of rows that have no such score: too few, NaN
             return Score(math.nan, math.nan, math.nan, math.nan, metric.better, protocol, invalid=str(error))
         several = tuple(values.tolist()) if values.numel() > 1 else ()
