@@ -118,6 +118,27 @@ def test_views_of_other_means_have_other_names(tmp_path, monkeypatch):
     assert names[0].partition(" less ")[0] == names[1].partition(" less ")[0]
 
 
+def test_pictures_have_the_scores_that_take_no_motion():
+    """Clips of one frame, as PGAN's recipes make them."""
+
+    class Classifier:
+        name = "means"
+
+        def features(self, video):
+            x = video.double().mean(dim=2).flatten(2).unflatten(2, (4, -1)).mean(dim=3).flatten(1)
+            return x, x
+
+    pictures = [clips(10, (1, 16, 16), seed) for seed in range(3)]
+    scores = Scores(presets.own(Classifier(), (1, 16, 16), False, 0))
+    scores.update(real=pictures[0], fake=pictures[1], other=pictures[2])
+    found = scores.compute()
+    assert set(found) == {"inception score", "frechet, clips", "frechet, frames", "pieces", "ms-ssim of pairs"}
+    assert not any(score.invalid for score in found.values())
+    longer = presets.own(Classifier(), (2, 16, 16), False, 0)
+    motion = {"frechet, motion", "ms-ssim, frame to frame", "content distance"}
+    assert {metric.name for metric in longer} - set(found) == motion
+
+
 @pytest.mark.slow
 def test_tgans_score_from_the_files_that_its_authors_published(tmp_path, monkeypatch):
     """All 78 million weights under the names of Chainer, drawn so that classes differ from clip to clip."""
