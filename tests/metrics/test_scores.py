@@ -149,17 +149,20 @@ def test_without_other_reals_only_distances_have_nothing_beside_them():
 @pytest.mark.parametrize(
     ("fake", "valid"),
     [
-        (clips(1, 1), {"inception score", "pieces"}),  # no covariance, no pair
-        (clips(2, 1), {"frechet", "inception score", "pieces", "pairs"}),
+        (clips(1, 1), set()),
+        (clips(2, 1), set()),
+        (clips(3, 1), {"frechet", "inception score", "pieces", "pairs"}),
         (torch.full((20, 3, 4, 16, 16), 7, dtype=torch.uint8), {"frechet", "inception score", "pieces", "pairs"}),
     ],
-    ids=["one clip", "two clips", "constant clips"],
+    ids=["one clip", "two clips", "three clips", "constant clips"],
 )
-def test_few_and_constant_clips_have_the_scores_that_they_can_have(fake, valid):
+def test_one_and_two_clips_have_no_scores_and_constant_ones_have_them(fake, valid):
     found = computed(fake)
     assert {name for name, score in found.items() if not score.invalid} == valid
     for name, score in found.items():
-        assert math.isfinite(score.value) == (name in valid)
+        assert math.isfinite(score.value) == math.isfinite(score.low + score.high) == (name in valid)
+        if not valid:
+            assert score.invalid == f"a score and its interval take 3 generated clips at least, got {len(fake)}"
 
 
 def test_features_that_are_no_numbers_make_a_score_invalid_and_not_the_best(tmp_path):

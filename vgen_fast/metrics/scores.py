@@ -32,6 +32,7 @@ from .protocol import Better, Score
 
 SIDES = ("real", "other", "fake")
 BATCH = 32  # clips a view is shown at once
+FEWEST = 3  # clips of a score: one varies from none, and two are one pair, drawn again and again
 Rows = Mapping[str, Tensor]  # by part; equally many of each clip
 Measured = tuple[Tensor, Callable[[], Tensor]]  # values [S], and what draws them again for their mean: [R]
 See = Callable[[Tensor, Tensor], Rows]  # of clips uint8 [B, 3, T, H, W] and labels [B], of which -1 is none
@@ -152,10 +153,13 @@ class Scores:
         real, fake = self.rows("real", metric), self.rows("fake", metric)
         beside = math.nan
         try:
+            for side, count in (("generated", fakes), ("real", reals if metric.against else FEWEST)):
+                if count < FEWEST:
+                    raise ValueError(f"a score and its interval take {FEWEST} {side} clips at least, got {count}")
             values, replicates = metric.measure(real, fake)
-            if not values.isfinite().all():
-                raise ValueError("the score is not finite")
             low, high = interval.interval(replicates())
+            if not (values.isfinite().all() and math.isfinite(low) and math.isfinite(high)):
+                raise ValueError("the score or its interval is not finite")
             if self.count["other"] or (self.count["real"] and not metric.against):
                 as_many = {part: rows[:fakes] for part, rows in real.items()}
                 beside = float(metric.measure(real, self.rows("other", metric) or as_many)[0].mean())
