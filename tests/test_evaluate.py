@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vgen_fast import evaluate, recipes
+from vgen_fast import evaluate, recipes, sides
 from vgen_fast.cli import main
 from vgen_fast.config import Config, Grow
 from vgen_fast.data.cache import Clip, Writer
@@ -17,7 +17,7 @@ from vgen_fast.data.synthetic import MovingShapes
 from vgen_fast.data.write import mp4
 from vgen_fast.layers.dual_critics import Critics
 from vgen_fast.metrics import measures
-from vgen_fast.metrics.measures import COLOURS
+from vgen_fast.metrics.measures import COLOURS, MOTION
 from vgen_fast.metrics.presets import PROTOCOLS, Protocol
 from vgen_fast.metrics.protocol import read
 from vgen_fast.models import style_prediction
@@ -219,13 +219,27 @@ def test_any_function_can_describe_frames(folder, tmp_path, monkeypatch, capsys)
 def test_too_few_real_clips_of_a_published_protocol_come_again_and_that_is_told(folder, monkeypatch, capsys):
     """Such as ten windows of each training video; a score says so in its protocol."""
     metric = measures.mean("light", "near", COLOURS, "content", "colours")
-    monkeypatch.setitem(PROTOCOLS, "fvd", Protocol(lambda seed: [metric], 16, 60))
+    distance = measures.frechet_distance("distance", MOTION, "motion", "motion")
+    monkeypatch.setitem(PROTOCOLS, "fvd", Protocol(lambda seed: [metric, distance], 16, 60))
     monkeypatch.setattr(MovingShapes, "count", 40)
     assert main(["evaluate", str(folder / "run"), "--protocol", "fvd"]) == 0
-    assert "shapes has 40 clips, of 60 wanted; they come again with other frames" in capsys.readouterr().err
-    score = read(folder / "run" / "scores.json")["light"]
-    assert score.protocol == "colours/16 clips/8x32x32/shapes, 40 clips again and again/seed 0"
-    assert math.isnan(score.real)
+    said = capsys.readouterr()
+    assert "shapes has 40 clips, of 60 wanted; they come again with other frames: none are left" in said.err
+    assert re.search(r"distance .* none   low\n", said.out)
+    found = read(folder / "run" / "scores.json")
+    assert found["light"].protocol == "colours/16 clips/8x32x32/shapes, 40 clips again and again/seed 0"
+    assert math.isfinite(found["light"].real)
+    assert math.isnan(found["distance"].real)
+
+
+def test_a_score_that_is_no_distance_is_measured_of_the_real_clips(folder, monkeypatch, capsys):
+    """As TGAN's inception score is: there are fewer real clips than twice as many, and no others are looked at."""
+    metric = measures.mean("light", "near", COLOURS, "content", "colours")
+    monkeypatch.setitem(PROTOCOLS, "tgan", Protocol(lambda seed: [metric], 24, 24, times=2))
+    monkeypatch.setattr(MovingShapes, "count", 40)
+    assert main(["evaluate", str(folder / "run"), "--protocol", "tgan"]) == 0
+    assert "40 clips" not in capsys.readouterr().err
+    assert math.isfinite(read(folder / "run" / "scores.json")["light"].real)
 
 
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "own"])
@@ -243,6 +257,39 @@ def test_a_cache_is_named_by_its_content(tmp_path):
     configs = (short().model_copy(update={"data": str(tmp_path / f"{name}.vgc")}) for name in "abc")
     a, b, c = map(source, configs)
     assert a == b != c
+
+
+def test_arrays_and_folders_are_named_by_their_content(tmp_path):
+    """Not by their name, which those of other clips may have."""
+    clips = np.random.default_rng(0).integers(256, size=(5, 8, 32, 32, 3), dtype=np.uint8)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        clips[0, 0, 0, 0, 0] = name == "c"
+        np.save(tmp_path / name / "real.npy", clips)
+        mp4(tmp_path / name / "0.mp4", clips[int(name == "c")], fps=8)
+    a, b, c = (sides.of_array(tmp_path / name / "real.npy", 0).about for name in "abc")
+    assert a == b != c
+    np.savez(tmp_path / "d.npz", clips=clips)
+    assert sides.of_array(tmp_path / "d.npz", 0).about == c
+    a, b, c = (sides.content(tmp_path / name) for name in "abc")
+    assert a == b != c
+    (tmp_path / "b" / "0.mp4").rename(tmp_path / "b" / "1.mp4")
+    assert sides.content(tmp_path / "b") != a
+    a, b = (source(short().model_copy(update={"data": str(tmp_path / name)})) for name in "ab")
+    assert a != b
+
+
+def test_some_clips_of_an_array_are_of_all_of_it(tmp_path):
+    """Half of those sorted by class have all ten classes, and each clip comes once."""
+    classes = np.arange(10, dtype=np.uint8).repeat(30)
+    np.save(tmp_path / "sorted.npy", np.broadcast_to(classes[:, None, None, None, None], (300, 2, 16, 16, 3)))
+    orders = []
+    for seed in (0, 0, 1):
+        stream = sides.of_array(tmp_path / "sorted.npy", seed).stream()
+        orders.append([int(clip[0, 0, 0, 0]) for clip, _ in stream])
+    assert set(orders[0][:150]) == set(range(10))
+    assert sorted(orders[0]) == classes.tolist()
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_help_ends_with_commands(capsys):

@@ -1,5 +1,6 @@
 """`python -m vgen_fast evaluate` and `compare`: scores of generated clips, with those of real ones beside them."""
 
+import math
 import os
 import sys
 import time
@@ -120,9 +121,9 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
         refuse(f"{classifier.name} takes {classifier.facts.size[0]} frames, these clips have {fake.size[0]}")
     if fake.there is not None and fake.there < clips:
         refuse(f"--clips: {what} has {fake.there} clips, wanted {clips}")
-    reals = (command.clips or protocol.reals) if protocol.reals else 0
-    others = other_reals(real, reals, clips, command.protocol == OWN)
-    metrics = metrics_of(classifier, protocol, fake, command)
+    metrics, reals = metrics_of(classifier, protocol, fake, command), command.clips or protocol.reals
+    distances = any(metric.against for metric in metrics)
+    others = other_reals(real, reals, clips, command.protocol == OWN) if distances else 0
     memory = None if command.afresh else features_folder()
     again = f", {real.there} clips again and again" if real.there and real.there < reals else ""
     scores = Scores(metrics, f"{real.about}{again}/seed {command.seed}", memory)
@@ -163,7 +164,8 @@ def other_reals(real: Clips, reals: int, clips: int, strict: bool) -> int:
     if strict:
         refuse(f"--clips {clips}: {real.about} has {real.there} clips; real ones are compared with as many others")
     more = f", of {reals} wanted; they come again with other frames" if real.there < reals else ""
-    report.complain(f"{real.about} has {real.there} clips{more}: none are left to compare the real ones with")
+    left = "none are left to compare the real ones with, so that distances have no real one beside them"
+    report.complain(f"{real.about} has {real.there} clips{more}: {left}")
     return 0
 
 
@@ -191,7 +193,8 @@ def table(found: dict[str, Score]) -> str:
             continue
         span = f"{score.low:.4g} to {score.high:.4g}"
         spread = "" if score.deviation is None else f", ± {score.deviation:.3g} in {len(score.values)} times"
-        lines.append(f"{name:{wide}}{score.value:11.4g}   {span:23}{score.real:11.4g}   {score.better}{spread}")
+        real = "none" if math.isnan(score.real) else f"{score.real:.4g}"
+        lines.append(f"{name:{wide}}{score.value:11.4g}   {span:23}{real:>11}   {score.better}{spread}")
     return "\n".join(lines)
 
 

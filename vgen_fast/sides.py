@@ -7,10 +7,12 @@ Legend: B clips, T frames, H x W pixels.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import count as counted
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +22,11 @@ from .data import folder, transforms
 from .data.cache import BadCache, Cache
 from .data.loader import CachedClips, Window
 from .data.pool import Pool
-from .data.sources import NoDataSet
+from .data.sources import FILMS, PICTURES, NoDataSet, below
 from .dataset import dataset
 from .metrics.scores import Scores
 from .models.system import System
+from .nets.weights import digest
 from .options import refuse
 from .sample import chosen_labels, inputs_of, recorded, restored, videos
 from .train import report
@@ -98,15 +101,20 @@ def of_cache(path: Path, size: Size, seed: int, split: str | None, label: str | 
     return Clips(f"{content(path)}, split {split}", size, drawn(clips, size, label), clips.count, bool(label))
 
 
-def of_array(path: Path) -> Clips:
+def of_array(path: Path, seed: int) -> Clips:
+    """In an order drawn from the seed: the first clips of an array may all be of one class."""
     frames = given.array(path)
+    found, starts = sha256(repr(frames.shape).encode()), range(0, len(frames), BATCH)
+    for start in starts:
+        found.update(np.ascontiguousarray(frames[start : start + BATCH]))
+    order = np.random.default_rng(seed).permutation(len(frames))
 
     def read() -> Stream:
-        for start in range(0, len(frames), BATCH):
-            video = transforms.to_video(torch.from_numpy(frames[start : start + BATCH].copy()))
+        for start in starts:
+            video = transforms.to_video(torch.from_numpy(frames[order[start : start + BATCH]]))
             yield from one_by_one(video.contiguous(), None, None)
 
-    return Clips(path.name, tuple(frames.shape[1:4]), read, len(frames))
+    return Clips(f"array {found.hexdigest()[:12]}", tuple(frames.shape[1:4]), read, len(frames))
 
 
 def of_videos(root: Path, size: Size, seed: int, pool: Pool) -> Clips:
@@ -115,7 +123,7 @@ def of_videos(root: Path, size: Size, seed: int, pool: Pool) -> Clips:
             yield transforms.to_video(torch.from_numpy(frames)).contiguous(), -1
 
     there = len(folder.index(root).sources)
-    return Clips(f"{root.resolve().name}, central {shown(size)}", size, read, there)
+    return Clips(f"folder {content(root)}, central {shown(size)}", size, read, there)
 
 
 def of(what: str, size: Size | None, seed: int, split: str | None, label: str | None, pool: Pool) -> Clips:
@@ -123,7 +131,7 @@ def of(what: str, size: Size | None, seed: int, split: str | None, label: str | 
     path = Path(what)
     try:
         if path.suffix in given.ARRAYS and path.is_file():
-            return of_array(path)
+            return of_array(path, seed)
         if path.is_dir():
             if size is None:
                 refuse(f"--size: which frames, height and width of {what} are scored?")
@@ -180,16 +188,20 @@ def place_of(label: str, names: tuple[str, ...]) -> int:
 
 
 def source(config: Config) -> str:
-    """What the reals are, and how they are shown: for a cache by its content, wherever it lies."""
+    """What the reals are, and how they are shown: by their content, wherever they lie."""
     path = Path(config.data)
     if path.suffix == ".vgc":
         how = f"strides {config.strides}, left {config.left}, mirror {config.mirror}"
         return f"{content(path)}, split {config.split}, {how}"
-    return f"{path.resolve().name}, {config.shrink}" if path.is_dir() else config.data
+    return f"folder {content(path)}, {config.shrink}" if path.is_dir() else config.data
 
 
-def content(cache: Path) -> str:
-    return json.loads((cache / "build.json").read_bytes())["sha256"][:12]
+def content(path: Path) -> str:
+    """12 digits of SHA-256: of a cache, or of the films and pictures of a folder with their paths below it."""
+    if path.suffix == ".vgc":
+        return json.loads((path / "build.json").read_bytes())["sha256"][:12]
+    files = below(path, path, FILMS + PICTURES)
+    return sha256(repr([(file, digest(path / file)) for file in files]).encode()).hexdigest()[:12]
 
 
 def shown(size: Size) -> str:

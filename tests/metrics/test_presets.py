@@ -74,7 +74,7 @@ def test_a_protocol_measures_what_it_says(networks, monkeypatch, name):
 def test_how_many_clips_and_how_often():
     numbers = {name: (p.clips, p.reals, p.times) for name, p in PROTOCOLS.items() if name != OWN}
     assert numbers == {
-        "tgan": (9984, 0, 4),
+        "tgan": (9984, 9984, 4),
         "tgan2": (2048, 95370, 10),
         "stylegan-v": (2048, 2048, 1),
         "thesis": (10000, 10000, 1),
@@ -103,6 +103,40 @@ def test_the_middle_of_longer_clips():
     assert central(video[:, :, :17], 16).flatten().tolist() == list(range(16))
     with pytest.raises(ValueError, match="video must have 33 frames at least, got 32"):
         central(video, 33)
+
+
+def test_views_of_other_means_have_other_names(tmp_path, monkeypatch):
+    """Else what was remembered with the one would be read with the other."""
+    monkeypatch.setenv("VGEN_FAST_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(c3d, "load", lambda path: None)
+    (tmp_path / c3d.CHAINER.file).touch()
+    names = []
+    for light in (90, 91):
+        np.savez(tmp_path / presets.CUBE.file, mean=np.full((1, 3, 16, 128, 171), light, np.float32))
+        names.append(presets.c3d_view(c3d.as_tgan, "128x128 bicubic").name)
+    assert names[0] != names[1]
+    assert names[0].partition(" less ")[0] == names[1].partition(" less ")[0]
+
+
+def test_pictures_have_the_scores_that_take_no_motion():
+    """Clips of one frame, as PGAN's recipes make them."""
+
+    class Classifier:
+        name = "means"
+
+        def features(self, video):
+            x = video.double().mean(dim=2).flatten(2).unflatten(2, (4, -1)).mean(dim=3).flatten(1)
+            return x, x
+
+    pictures = [clips(10, (1, 16, 16), seed) for seed in range(3)]
+    scores = Scores(presets.own(Classifier(), (1, 16, 16), False, 0))
+    scores.update(real=pictures[0], fake=pictures[1], other=pictures[2])
+    found = scores.compute()
+    assert set(found) == {"inception score", "frechet, clips", "frechet, frames", "pieces", "ms-ssim of pairs"}
+    assert not any(score.invalid for score in found.values())
+    longer = presets.own(Classifier(), (2, 16, 16), False, 0)
+    motion = {"frechet, motion", "ms-ssim, frame to frame", "content distance"}
+    assert {metric.name for metric in longer} - set(found) == motion
 
 
 @pytest.mark.slow

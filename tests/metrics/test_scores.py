@@ -11,7 +11,7 @@ from torchmetrics.image.inception import InceptionScore
 
 from vgen_fast.metrics import measures
 from vgen_fast.metrics.interval import interval
-from vgen_fast.metrics.measures import COLOURS, FRAME
+from vgen_fast.metrics.measures import COLOURS, FRAME, content_view
 from vgen_fast.metrics.protocol import read, write
 from vgen_fast.metrics.scores import Metric, Scores, View
 
@@ -87,9 +87,7 @@ def test_a_network_is_asked_once_for_all_scores_and_only_what_they_want_is_kept(
 
 
 def test_batches_processes_and_their_order_do_not_matter():
-    """Shares of 1, 33 and 46 clips, each by a process of its own, whose state travels; pairs and pieces are drawn by
-    the place of a clip, and are left out.
-    """
+    """Shares of 1, 33 and 46 clips, each by a process of its own, whose state travels."""
     whole, shares = computed(clips(80, 1)), clips(80, 1).split([1, 33, 46])
     states = []
     for fake, real in zip(shares, clips(80, 0).split([1, 33, 46]), strict=True):
@@ -101,9 +99,18 @@ def test_batches_processes_and_their_order_do_not_matter():
         for state in order:
             scores.merge(pickle.loads(state))
         found = scores.compute()
-        for name in ("frechet", "inception score"):
-            assert found[name].value == pytest.approx(whole[name].value, rel=1e-12)
-            assert found[name].protocol == whole[name].protocol
+        assert found == whole
+    shuffled = Scores(metrics(), "test")
+    shuffled.update(real=clips(80, 0).flip(0), fake=clips(80, 1)[torch.randperm(80)])
+    assert shuffled.compute() == whole
+
+
+def test_clips_that_come_class_by_class_have_every_class_in_every_split():
+    """Three classes that are told apart surely: a score of 3 in each split, and not 1."""
+    view = View("classes", lambda video, labels: {"probabilities": torch.eye(3)[labels]})
+    scores = Scores([measures.inception("inception score", view, view.name, splits=3)])
+    scores.update(fake=clips(90, 0), labels=torch.arange(3).repeat_interleave(30))
+    assert min(scores.compute()["inception score"].values) > 2.8
 
 
 def test_scores_of_other_metrics_are_not_merged():
@@ -124,20 +131,38 @@ def test_every_score_has_an_interval_its_protocol_and_that_of_other_reals():
     assert "/30 clips/" in computed(clips(30, 1))["inception score"].protocol
 
 
+def test_without_other_reals_only_distances_have_nothing_beside_them():
+    """As many of the real clips as there are fake ones stand beside the others: the inception score grows with them."""
+    found = computed(clips(30, 1))
+    assert math.isnan(found["frechet"].real)
+    assert math.isnan(found["pieces"].real)
+    alone = Scores(metrics()[1:2])
+    alone.update(fake=clips(80, 0), real=clips(80, 0))
+    whole = alone.compute()["inception score"]
+    assert whole.real == whole.value
+    scores = Scores(metrics()[1:2])
+    scores.update(fake=clips(30, 1), real=clips(80, 0))
+    some = scores.compute()["inception score"]
+    assert 1 < some.real < whole.real
+
+
 @pytest.mark.parametrize(
     ("fake", "valid"),
     [
-        (clips(1, 1), {"inception score", "pieces"}),  # no covariance, no pair
-        (clips(2, 1), {"frechet", "inception score", "pieces", "pairs"}),
+        (clips(1, 1), set()),
+        (clips(2, 1), set()),
+        (clips(3, 1), {"frechet", "inception score", "pieces", "pairs"}),
         (torch.full((20, 3, 4, 16, 16), 7, dtype=torch.uint8), {"frechet", "inception score", "pieces", "pairs"}),
     ],
-    ids=["one clip", "two clips", "constant clips"],
+    ids=["one clip", "two clips", "three clips", "constant clips"],
 )
-def test_few_and_constant_clips_have_the_scores_that_they_can_have(fake, valid):
+def test_one_and_two_clips_have_no_scores_and_constant_ones_have_them(fake, valid):
     found = computed(fake)
     assert {name for name, score in found.items() if not score.invalid} == valid
     for name, score in found.items():
-        assert math.isfinite(score.value) == (name in valid)
+        assert math.isfinite(score.value) == math.isfinite(score.low + score.high) == (name in valid)
+        if not valid:
+            assert score.invalid == f"a score and its interval take 3 generated clips at least, got {len(fake)}"
 
 
 def test_features_that_are_no_numbers_make_a_score_invalid_and_not_the_best(tmp_path):
@@ -200,6 +225,19 @@ def test_what_a_network_made_of_real_clips_is_read_the_next_time(tmp_path):
         path.write_bytes(path.read_bytes()[:50])
     assert once(clips(40, 0)) == first
     assert sum(asked) == 60
+
+
+def test_what_anybodys_descriptor_makes_of_real_clips_is_not_remembered(tmp_path):
+    """The text of the function may be another the next time, under the same name."""
+
+    def content(light: float) -> torch.Tensor:
+        view = content_view(lambda frames: light * frames.mean(axis=(1, 2)), "mine:embed")
+        metric = measures.mean("content", "near", view, "content", view.name)
+        scores = Scores([metric], memory=tmp_path)
+        scores.update(real=clips(3, 0))
+        return scores.rows("real", metric)["content"]
+
+    assert torch.equal(2 * content(1.0), content(2.0))
 
 
 def test_a_folder_that_cannot_be_written_costs_no_score(tmp_path):

@@ -37,7 +37,7 @@ def even(cut: torch.Tensor) -> torch.Tensor:
 def test_levels_are_those_of_scipy():
     x = pictures(3, 64, 0).double()
     np.testing.assert_allclose(halved(x), down(x.numpy()), atol=1e-9)
-    np.testing.assert_allclose(doubled(x), up(x.numpy()), atol=1e-9)
+    np.testing.assert_allclose(doubled(x, (128, 128)), up(x.numpy()), atol=1e-9)
 
 
 @pytest.mark.parametrize("smaller", [False, True])
@@ -50,6 +50,19 @@ def test_pieces_are_cut_where_they_should_be_and_colours_are_evened(monkeypatch,
     found = pieces(x, below(x) if smaller else None, places).unflatten(1, (3, 7, 7))
     cut = torch.stack([level[n, :, i : i + 7, j : j + 7] for n in range(5) for i, j in places[n].tolist()])
     torch.testing.assert_close(found.double(), even(cut), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(33, 46), (34, 34), (64, 85)])
+def test_odd_levels_lose_what_the_smaller_level_tells_of_them(size):
+    """Of a smooth picture nearly nothing is left, and the odd side of some level is no obstacle."""
+    down, across = (torch.arange(side, dtype=torch.float64) / side for side in size)
+    smooth = (100 * down[:, None] + 100 * across).expand(1, 3, -1, -1)
+    rest = smooth - doubled(halved(smooth), size)
+    assert rest[..., 4:-4, 4:-4].abs().max() < 1e-9
+    drawn = torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    real, fake = (255 * drawn).byte(), (128 * drawn).byte()
+    assert set(piece_distance(real, real).values()) == {0}
+    assert all(0 <= value < float("inf") for value in piece_distance(real, fake).values())
 
 
 def test_it_is_the_mean_over_directions_of_the_mean_difference_of_sorted_projections(monkeypatch):

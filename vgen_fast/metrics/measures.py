@@ -126,14 +126,16 @@ def see_motion(video: Tensor, labels: Tensor) -> Rows:
     return {"motion": motion_features(video)}
 
 
-def content_view(describe: Describe, name: str) -> View:
-    """Each clip's content distance by descriptors of its frames."""
+def content_view(describe: Describe, name: str, slow: bool = False) -> View:
+    """Each clip's content distance by descriptors of its frames. Of a function whose text may change between two runs
+    nothing is remembered.
+    """
 
     def see(video: Tensor, labels: Tensor) -> Rows:
         return {"content": torch.from_numpy(distances(video.permute(0, 2, 3, 4, 1).numpy(), describe))}
 
-    return View(f"content by {name}", see)
+    return View(f"content by {name}", see, slow)
 
 
 FRAME, COHERENCE = View("middle frame", see_frame, slow=False), View("frame to frame", see_coherence)
-MOTION, COLOURS = View("motion", see_motion), content_view(colours, "colours above 32")
+MOTION, COLOURS = View("motion", see_motion), content_view(colours, "colours above 32", slow=True)

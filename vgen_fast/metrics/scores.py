@@ -6,8 +6,9 @@
     scores.compute()["inception score"]  # a Score: value, interval, the same of real clips, protocol
 
 A metric is a formula over rows that a view keeps of every clip, never over the clips themselves; so an interval costs
-no second pass. Processes share a pass: `merge(state)` of the others, in any order. `other` are real clips that the real
-ones are compared with, in the place of the fake ones; without them nothing stands beside a score.
+no second pass. Processes share a pass: `merge(state)` of the others, in any order, as rows are sorted by the bytes of
+their clips before anything is drawn. `other` are real clips that the real ones are compared with, in the place of the
+fake ones; without them nothing stands beside a distance, and beside other scores that of as many of the real clips.
 
 Legend: B clips, S splits, R replicates.
 """
@@ -31,7 +32,8 @@ from .protocol import Better, Score
 
 SIDES = ("real", "other", "fake")
 BATCH = 32  # clips a view is shown at once
-Rows = Mapping[str, Tensor]  # by part; equally many of each clip, in the order of the clips
+FEWEST = 3  # clips of a score: one varies from none, and two are one pair, drawn again and again
+Rows = Mapping[str, Tensor]  # by part; equally many of each clip
 Measured = tuple[Tensor, Callable[[], Tensor]]  # values [S], and what draws them again for their mean: [R]
 See = Callable[[Tensor, Tensor], Rows]  # of clips uint8 [B, 3, T, H, W] and labels [B], of which -1 is none
 
@@ -72,6 +74,7 @@ class Scores:
         self.count = dict.fromkeys(SIDES, 0)
         self.shape: dict[str, tuple[int, ...]] = {}
         self.kept: dict[str, dict[str, dict[str, list[Tensor]]]] = {side: {} for side in SIDES}
+        self.digests: dict[str, list[bytes]] = {side: [] for side in SIDES}  # of each clip
 
     @torch.no_grad()
     def update(
@@ -94,6 +97,7 @@ class Scores:
                     remembers = self.memory and view.slow and side != "fake"
                     see = remembering(view, self.wanted[name], self.memory) if remembers else view.see
                     self._keep(side, name, see(some, their))
+            self.digests[side] += [sha256(clip.cpu().contiguous().numpy()).digest() for clip in video]
             self._count(side, len(video), tuple(video.shape[2:]))
 
     def _keep(self, side: str, view: str, rows: Rows) -> None:
@@ -109,7 +113,8 @@ class Scores:
     def state(self) -> dict:
         """What another process needs to `merge`: tensors and numbers."""
         protocols = [metric.protocol for metric in self.metrics]
-        return {"protocols": protocols, "kept": self.kept, "count": self.count, "shape": self.shape}
+        shown = {"digests": self.digests, "count": self.count, "shape": self.shape}
+        return {"protocols": protocols, "kept": self.kept, **shown}
 
     def merge(self, state: dict) -> None:
         """Adds what another process was shown, from the state of its scores."""
@@ -118,17 +123,20 @@ class Scores:
         for side in SIDES:
             for view, rows in state["kept"][side].items():
                 self._keep(side, view, {part: torch.cat(tensors) for part, tensors in rows.items()})
+            self.digests[side] += state["digests"][side]
             if state["count"][side]:
                 self._count(side, state["count"][side], state["shape"][side])
 
     def forget(self, side: str) -> None:
         """The clips of one side, to measure others against the same reals."""
-        self.kept[side], self.count[side] = {}, 0
+        self.kept[side], self.digests[side], self.count[side] = {}, [], 0
         self.shape.pop(side, None)
 
     def rows(self, side: str, metric: Metric) -> Rows:
-        kept = self.kept[side].get(metric.view.name, {})
-        return {part: torch.cat(kept[part]) for part in metric.parts if part in kept}
+        """Sorted by the bytes of the clips: who was shown which first must not move a score."""
+        kept, digests = self.kept[side].get(metric.view.name, {}), self.digests[side]
+        order = torch.tensor(sorted(range(len(digests)), key=digests.__getitem__))
+        return {part: torch.cat(kept[part])[order] for part in metric.parts if part in kept}
 
     def compute(self) -> dict[str, Score]:
         wanted = ("real", "fake") if any(metric.against for metric in self.metrics) else ("fake",)
@@ -145,12 +153,16 @@ class Scores:
         real, fake = self.rows("real", metric), self.rows("fake", metric)
         beside = math.nan
         try:
+            for side, count in (("generated", fakes), ("real", reals if metric.against else FEWEST)):
+                if count < FEWEST:
+                    raise ValueError(f"a score and its interval take {FEWEST} {side} clips at least, got {count}")
             values, replicates = metric.measure(real, fake)
-            if not values.isfinite().all():
-                raise ValueError("the score is not finite")
             low, high = interval.interval(replicates())
-            if self.count["other"]:
-                beside = float(metric.measure(real, self.rows("other", metric))[0].mean())
+            if not (values.isfinite().all() and math.isfinite(low) and math.isfinite(high)):
+                raise ValueError("the score or its interval is not finite")
+            if self.count["other"] or (self.count["real"] and not metric.against):
+                as_many = {part: rows[:fakes] for part, rows in real.items()}
+                beside = float(metric.measure(real, self.rows("other", metric) or as_many)[0].mean())
         except ValueError as error:  # of rows that have no such score: too few, NaN
             return Score(math.nan, math.nan, math.nan, math.nan, metric.better, protocol, invalid=str(error))
         several = tuple(values.tolist()) if values.numel() > 1 else ()

@@ -8,6 +8,7 @@ directions, and picture i of both sides the same places: a set is at distance 0 
 Legend: N pictures, C channels, H x W pixels, P pieces of a picture, D = C 7 7.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -37,9 +38,9 @@ def halved(x: Tensor) -> Tensor:
     return filtered(x, *(blurring(side)[::2] for side in x.shape[2:]))
 
 
-def doubled(x: Tensor) -> Tensor:
-    """Zeros between the pixels, and the filter with four times the weight."""
-    return filtered(x, *(2 * blurring(2 * side)[:, ::2] for side in x.shape[2:]))
+def doubled(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Zeros between the pixels, and the filter with four times the weight; `size` has twice x's sides, or one less."""
+    return filtered(x, *(2 * blurring(2 * side)[:whole, ::2] for side, whole in zip(x.shape[2:], size, strict=True)))
 
 
 def below(level: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def pieces(level: Tensor, smaller: Tensor | None, places: Tensor) -> Tensor:
     for out, start in zip(some, range(0, count, CHUNK), strict=True):
         x = level[start : start + CHUNK].float()
         if smaller is not None:
-            x = x - doubled(smaller[start : start + CHUNK])
+            x = x - doubled(smaller[start : start + CHUNK], x.shape[2:])
         torch.take(x, corners[start : start + CHUNK].flatten()[:, None] + inside, out=out)
         sums += (out.new_ones(1, len(out)) @ out)[0]  # a product sums columns three times as fast as sum does
     numbers = len(found) * PIECE * PIECE  # of a colour

@@ -124,11 +124,12 @@ def similarity_of_pairs(pictures: Tensor, num_pairs: int = 10_000, seed: int = 0
 
 def pairs_replicates(values: Tensor, count: int, seed: int = 0) -> Tensor:
     """[R]: the mean of `values`, those of similarity_of_pairs, for other draws of as many pictures: pairs share them,
-    so a picture takes its pairs along.
+    so a picture takes its pairs along. Draws that hold no pair, which come of few pictures, are left out.
     """
     drawn = weights(count, seed=seed)  # [R, N]
     first, second = drawn_pairs(count, len(values), seed)
     both = drawn[:, first] * drawn[:, second]
+    both = both[both.sum(dim=1) > 0]
     return both @ values.double() / both.sum(dim=1)
 
 
