@@ -164,6 +164,24 @@ def test_parts_of_a_build_join(tmp_path):
     assert first_frames(tmp_path / "joined.vgc") == FIRST["bair"]
 
 
+def test_one_cache_of_ucf101_holds_all_of_its_splits(tmp_path, capsys):
+    """Trained on train1 and tested on test1, as documented; a second list puts films into several."""
+    root, target = layouts.ucf101(tmp_path / "data"), tmp_path / "ucf101.vgc"
+    lists = root / "ucfTrainTestlist"
+    tested, trained = ((lists / f"{kind}list01.txt").read_text() for kind in ("test", "train"))
+    (lists / "trainlist02.txt").write_text("".join(f"{name} 1\n" for name in tested.split()))
+    (lists / "testlist02.txt").write_text("".join(f"{line.split()[0]}\n" for line in trained.splitlines()))
+    assert main(["build", str(target), "--layout", "ucf101", "--root", str(root), "--size", "32", "32"]) == 0
+    assert "split test1: 3 clips\nsplit test2: 6 clips\nsplit train1: 6 clips" in capsys.readouterr().out
+    words = ["classifier", "--data", str(target), "--outdir", str(tmp_path / "run"), "--clips", "4", "--batch", "2"]
+    assert train([*words, "--split", "train1", "--test-split", "test1"]) == 0
+    assert "on whole videos" in capsys.readouterr().out
+    small = tmp_path / "small.vgc"
+    command = ["build", str(small), "--layout", "cache", "--root", str(target), "--size", "16", "16"]
+    assert main([*command, "--split", "test2"]) == 0
+    assert set(Cache(small).split.tolist()) == {"train1 test2"}
+
+
 def test_resampling_keeps_the_frames_of_its_times(tmp_path):
     """40 frames at 25 fps make 13 at 8: the nearest to k * 3.125."""
     layouts.film(tmp_path / "data/a.avi")

@@ -61,7 +61,8 @@ class Build(Settings):
     layout: Literal[tuple(LAYOUTS)] = "folder"
     """How it is laid out; a folder is films, or folders of pictures, in folders that are classes, if there are any."""
     split: str | None = None
-    """The part of it, by the name that its documentation gives it; see docs/data.md."""
+    """The part of it, by the name that its documentation gives it; without it all parts, and each clip's are kept; see
+    docs/data.md."""
     size: tuple[int, int] | None = None
     """Height and width of what is kept; without it 64 64, or those of the cache that is read."""
     builder: Literal["selection", "landscape", "trailers", "stabilised"] = "selection"
@@ -279,8 +280,7 @@ def info(words: list[str]) -> int:
     lines += ["frames of a clip:"]
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         lines.append(f"  {np.ceil(low):6.0f} to {np.floor(high):6.0f}  {count:8}  {'#' * (40 * count // counts.max())}")
-    for name in sorted(set(cache.split.tolist()) - {""}):
-        lines.append(f"split {name}: {(cache.split == name).sum()} clips")
+    lines += [f"split {name}: {count} clips" for name, count in cache.splits.items()]
     for label, values in cache.labels.items():
         lines.append(f"{label}:")
         numbers = Counter(cache.label.tolist())

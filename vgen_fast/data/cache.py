@@ -21,6 +21,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -51,7 +52,7 @@ class Clip:
     id: str
     fps: float | None = None
     label: int | None = None
-    split: str | None = None
+    split: str | None = None  # or several, with spaces between them
     source: str | None = None  # the file below the data set's folder
     crop: tuple[int, int, int, int] | None = None  # top, left, height, width in the upright source
     start: float | None = None  # seconds into the source
@@ -274,6 +275,21 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many clips each split has; a clip may be in several, and then names them all: train1 test2 train3."""
+        return dict(sorted(Counter(word for split in self.split.tolist() for word in split.split()).items()))
+
+    def of(self, split: str | None) -> np.ndarray:
+        """Numbers of the clips of a split, of which there are some; of None, of all clips."""
+        names, which = np.unique(self.split, return_inverse=True)
+        within = np.array([split is None or split in (name, *name.split()) for name in names.tolist()], dtype=bool)
+        found = np.flatnonzero(within[which])
+        if not len(found):
+            have = f", it has {', '.join(self.splits) or 'none'}"
+            raise BadCache(f"{self.folder} has no clips" + ("" if split is None else f" of the split {split!r}{have}"))
+        return found
 
     def read(self, clip: int, frames: slice | np.ndarray = slice(None)) -> np.ndarray:
         """uint8 [T, H, W, 3] of these frames of a clip; of a raw cache and a slice, a view of the mapped file."""
