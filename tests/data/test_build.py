@@ -15,9 +15,13 @@ import pytest
 from vgen_fast import recipes
 from vgen_fast.config import Config, Every, Grow
 from vgen_fast.data.__main__ import main
+from vgen_fast.data.build import ingest
 from vgen_fast.data.build.selection import within
 from vgen_fast.data.cache import Cache
+from vgen_fast.data.decode import Limits
 from vgen_fast.data.journal import whole_lines
+from vgen_fast.data.pool import Pool
+from vgen_fast.data.resize import Fit
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import Row
 from vgen_fast.train.__main__ import main as train
@@ -180,6 +184,14 @@ def test_one_cache_of_ucf101_holds_all_of_its_splits(tmp_path, capsys):
     command = ["build", str(small), "--layout", "cache", "--root", str(target), "--size", "16", "16"]
     assert main([*command, "--split", "test2"]) == 0
     assert set(Cache(small).split.tolist()) == {"train1 test2"}
+
+
+def test_frames_of_any_size_are_read_in_pieces_that_the_limits_allow(tmp_path):
+    path = layouts.XVID.write(tmp_path)
+    with Pool(1, Limits(all_pixels=7 * 60 * 80)) as pool:
+        film = pool.probe(path)
+        found = list(ingest.frames(pool, path, film, np.arange(len(film)), Fit(stretch=(8, 8))))
+    assert [number(frame.repeat(6, 0).repeat(6, 1)) for frame in found] == list(range(40))
 
 
 def test_resampling_keeps_the_frames_of_its_times(tmp_path):

@@ -85,9 +85,10 @@ def in_order(
 
 
 def frames(pool: Pool, path: Path, film: Film, indices: np.ndarray, fit: Fit = AS_IT_IS) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] one after the other; no more of them in memory than a piece."""
+    """uint8 [H, W, 3] one after the other; no more of them in memory than a piece, which one request may have."""
     height, width = fit.crop or fit.size(film.height, film.width, film.aspect)
-    piece = max(1, min(PIECE, PIECE_BYTES // (height * width * 3)))
+    decoded = pool.limits.all_pixels // (film.height * film.width)
+    piece = max(1, min(PIECE, PIECE_BYTES // (height * width * 3), decoded))
     for first in range(0, len(indices), piece):
         yield from pool.read(path, film, indices[first : first + piece], fit)
 
