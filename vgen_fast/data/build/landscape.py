@@ -105,6 +105,6 @@ class Landscape:
         """A clip's frames, made to fit, and how much moves in the whole picture."""
         kept, motion = [], Variance() if self.still == "variance" else Difference(len(indices))
         for frame in ingest.frames(pool, path, film, indices):
-            kept.append(self.fit(frame, film.aspect))
+            kept.append(self.fit(frame))  # its pixels are square by now
             motion.add(frame)
         return np.stack(kept), motion.score()

@@ -101,7 +101,7 @@ class Stabilised:
         kept, rejected, first, failed = [], [], DROPPED, 0
         while len(kept) + failed < MOST_CLIPS and first < len(film):
             taken = Counting(frames, MOST)
-            clip = [None if frame is None else self.fit(frame, film.aspect) for frame in stabilised(taken, self.motion)]
+            clip = [None if frame is None else self.fit(frame) for frame in stabilised(taken, self.motion)]
             name = f"{source.name}#{len(kept) + failed:03}"
             if not clip or clip[-1] is None or len(clip) < LEAST:
                 why = "a frame that does not match" if clip and clip[-1] is None else f"{len(clip)} frames"
