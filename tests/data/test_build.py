@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,6 +136,20 @@ def test_bad_videos_are_listed_and_too_many_end_the_build(tmp_path, capfd):
     assert [row.split(",")[:2] for row in rows[1:]] == [["3.avi", "truncated"], ["7.avi", "truncated"]]
     assert json.loads((tmp_path / "a.vgc/build.json").read_text())["rejected"] == {"truncated": 2}
     assert len(Cache(tmp_path / "a.vgc")) == 8
+
+
+def test_a_build_goes_on_in_the_storage_it_was_begun_in(tmp_path, monkeypatch):
+    """Whatever is free by then; and a folder above the cache is made."""
+    for n in range(4):
+        layouts.film(tmp_path / f"data/{n}.avi", num_frames=20)
+    (tmp_path / "data/bad.avi").write_text("no film")
+    target = tmp_path / "new/a.vgc"
+    command = ["build", str(target), "--root", str(tmp_path / "data"), "--size", "16", "16"]
+    monkeypatch.setattr("vgen_fast.data.__main__.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert main(command) == 65
+    monkeypatch.undo()
+    assert main([*command, "--bad", "0.5"]) == 0
+    assert Cache(target).storage == "jpeg"
 
 
 def test_any_name_will_do_and_none_reaches_the_terminal_raw(tmp_path, capfd):

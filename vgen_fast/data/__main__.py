@@ -24,7 +24,7 @@ from .build import ingest
 from .build.landscape import Landscape
 from .build.selection import Selection
 from .build.whole import join, split_by_source
-from .cache import BadCache, Cache, Writer
+from .cache import BadCache, Cache, Writer, begun_storage
 from .decode import TooMuchBadData
 from .plugs import BadPlug
 from .pool import Holes, Pool
@@ -160,12 +160,14 @@ def build(words: list[str]) -> int:
         refuse(f"--builder {command.builder} makes clips of films, and {command.layout} has none")
     with Pool(command.workers, trusted=command.trusted) as pool:
         storage = command.storage
+        if storage == "auto" and not command.dry_run:
+            storage = begun_storage(target) or storage
         if command.dry_run or storage == "auto":
             expected = ingest.estimate(root, listing, builder, pool)
             tell(expected, listing, command.workers)
             if command.dry_run:
                 return 0
-            free = disk_usage(target.absolute().parent).free
+            free = disk_usage(next(folder for folder in target.absolute().parents if folder.exists())).free
             storage = "raw" if expected.bytes["raw"] < 0.8 * free else "jpeg"
             report.show(f"storage: {storage} ({free / 1e9:.1f} GB are free)")
         facts = {"layout": command.layout, "split": command.split, "limit": command.limit, "part": command.part}

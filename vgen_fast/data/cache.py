@@ -65,6 +65,12 @@ PROPERTIES = [*(name for name in Clip.__dataclass_fields__), "shard", "first", "
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
+def begun_storage(folder: Path) -> Storage | None:
+    """That of a build which was interrupted there."""
+    lines = journal.whole_lines(folder / "journal.jsonl")
+    return lines[0].get("storage") if lines else None
+
+
 class Writer:
     """Builds a cache, or goes on with one that was interrupted: `done` tells the sources that need no second look."""
 
