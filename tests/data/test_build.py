@@ -18,11 +18,12 @@ from vgen_fast.config import Config, Every, Grow
 from vgen_fast.data.__main__ import main
 from vgen_fast.data.build import ingest
 from vgen_fast.data.build.selection import within
-from vgen_fast.data.cache import Cache
+from vgen_fast.data.cache import Cache, Clip
 from vgen_fast.data.decode import Limits
 from vgen_fast.data.journal import whole_lines
 from vgen_fast.data.pool import Pool
 from vgen_fast.data.resize import Fit
+from vgen_fast.data.sources import Listing, Source
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import Row
 from vgen_fast.train.__main__ import main as train
@@ -150,6 +151,31 @@ def test_a_build_goes_on_in_the_storage_it_was_begun_in(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert main([*command, "--bad", "0.5"]) == 0
     assert Cache(target).storage == "jpeg"
+
+
+@pytest.mark.parametrize("room", [1, 3000, 1 << 30])
+def test_no_more_frames_wait_to_be_written_than_there_is_room_for(tmp_path, monkeypatch, room):
+    """Of sources of 1,000 bytes: beside the room, one for each process and the one that is written."""
+    monkeypatch.setattr(ingest, "WAITING_BYTES", room)
+    made, most = [], []
+
+    def builder(source, root, listing, pool):
+        made.append(source.name)
+        return ingest.Found([(Clip(source.name), np.zeros((10, 1, 100, 1), np.uint8))], [])
+
+    class Slow:
+        records, done = (), ()
+
+        def add(self, source, clips, rejected):
+            time.sleep(0.02)
+            most.append(len(made) - len(most))
+
+    listing = Listing(tuple(Source(str(n), str(n)) for n in range(30)))
+    with Pool(2) as pool:
+        ingest.build(Slow(), tmp_path, listing, builder, pool, 2, 0.0)
+    assert len(most) == 30
+    assert max(most) <= min(room // 1000 + 3, 10)
+    assert room < 1 << 30 or max(most) > 6
 
 
 def test_any_name_will_do_and_none_reaches_the_terminal_raw(tmp_path, capfd):
