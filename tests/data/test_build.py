@@ -1,10 +1,12 @@
 """From published layouts to a cache and two steps of training, by the command that people type."""
 
 import csv
+import errno
 import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from vgen_fast.config import Config, Every, Grow
 from vgen_fast.data.__main__ import main
 from vgen_fast.data.build import ingest
 from vgen_fast.data.build.selection import within
-from vgen_fast.data.cache import Cache, Clip
+from vgen_fast.data.cache import Cache, Clip, Writer
 from vgen_fast.data.decode import Limits
 from vgen_fast.data.journal import whole_lines
 from vgen_fast.data.pool import Pool
@@ -176,6 +178,46 @@ def test_no_more_frames_wait_to_be_written_than_there_is_room_for(tmp_path, monk
     assert len(most) == 30
     assert max(most) <= min(room // 1000 + 3, 10)
     assert room < 1 << 30 or max(most) > 6
+
+
+INTERRUPTED = """
+import sys, time
+from vgen_fast.data.__main__ import main
+from vgen_fast.data.build import selection
+plain = selection.Selection.__call__
+def slow(*given):
+    time.sleep(0.2)
+    return plain(*given)
+selection.Selection.__call__ = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_build_that_is_interrupted_says_so_and_ends(tmp_path):
+    layouts.film(tmp_path / "film.avi")
+    (tmp_path / "data").mkdir()
+    for n in range(300):
+        os.link(tmp_path / "film.avi", tmp_path / f"data/{n}.avi")
+    words = ["build", str(tmp_path / "a.vgc"), "--root", str(tmp_path / "data"), "--storage", "raw"]
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, *words], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("a.vgc/shard-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert said == "vgen_fast: interrupted; the same command goes on\n"
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch, capfd):
+    def full(writer):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Writer, "commit", full)
+    layouts.film(tmp_path / "data/a.avi", num_frames=20)
+    target = str(tmp_path / "a.vgc")
+    assert main(["build", target, "--root", str(tmp_path / "data"), "--storage", "raw"]) == 2
+    assert f"build: {target}: No space left on device" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_any_name_will_do_and_none_reaches_the_terminal_raw(tmp_path, capfd):

@@ -32,6 +32,7 @@ from .resize import Fit
 from .sources import Index, Listing, NoDataSet
 
 PROGRAM = "python -m vgen_fast data"
+INTERRUPTED = 130  # as a shell has it: 128 and the number of the signal
 LAYOUTS: dict[str, Index] = {
     "folder": folder.index,
     "pictures": folder.single,
@@ -122,6 +123,12 @@ def main(argv: list[str]) -> int:
     except TooMuchBadData as error:
         report.complain(str(error))
         return BAD_DATA
+    except OSError as error:
+        report.complain(f"{verb}: {error.filename or words[0]}: {error.strerror or error}")
+        return 2
+    except KeyboardInterrupt:
+        report.complain("interrupted" + ("; the same command goes on" if verb == "build" else ""))
+        return INTERRUPTED
 
 
 HELP = """usage: python -m vgen_fast data <verb> ...
