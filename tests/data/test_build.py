@@ -241,6 +241,47 @@ def test_any_name_will_do_and_none_reaches_the_terminal_raw(tmp_path, capfd):
     assert sorted(rejected) == sorted(b"bad" + name for name in names)
 
 
+def test_a_damaged_file_of_records_is_listed_and_the_others_are_kept(tmp_path):
+    root, target = layouts.bair(tmp_path / "data"), tmp_path / "a.vgc"
+    path = root / "softmotion30_44k/train/traj_256_to_511.tfrecords"
+    path.write_bytes(path.read_bytes()[:-5])
+    command = ["build", str(target), "--layout", "bair", "--root", str(root), "--bad", "0.2"]
+    assert main(command) == 0
+    assert len(Cache(target)) == 5
+    row = (target / "rejected.csv").read_text().splitlines()[1]
+    assert row == "train/traj_256_to_511/0,truncated,record 1 lacks 5 bytes"
+
+
+def test_caches_that_are_empty_or_cut_off_are_told_in_a_sentence(tmp_path, capfd):
+    Writer(tmp_path / "empty.vgc", (8, 8), {}).finish({}, {"versions": {}})
+    assert main(["info", str(tmp_path / "empty.vgc")]) == 0
+    assert "0 clips, 0 frames" in capfd.readouterr().out
+    assert main(["check", str(tmp_path / "empty.vgc")]) == 0
+    assert main(["preview", str(tmp_path / "empty.vgc")]) == 2
+    assert capfd.readouterr().err.endswith("empty.vgc has no clips\n")
+    writer = Writer(tmp_path / "cut.vgc", (8, 8), {}, "jpeg")
+    writer.add("a", [(Clip("a"), np.zeros((4, 8, 8, 3), np.uint8))])
+    writer.finish({}, {"versions": {}})
+    shard = tmp_path / "cut.vgc/shard-00000.zip"
+    shard.write_bytes(shard.read_bytes()[:-30])
+    assert main(["check", str(tmp_path / "cut.vgc")]) == 1
+    said = capfd.readouterr()
+    assert "0 of 1 clips are whole" in said.out
+    assert "clip 0, a, is not what was built" in said.err
+    assert main(["preview", str(tmp_path / "cut.vgc"), str(tmp_path / "p.mp4")]) == 2
+    err = capfd.readouterr().err
+    assert f"{shard} is cut off or damaged" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_array_that_is_none_is_told_in_a_sentence(tmp_path, capfd):
+    (tmp_path / "mnist_test_seq.npy").write_bytes(b"no array")
+    assert main(["build", str(tmp_path / "a.vgc"), "--layout", "moving-mnist", "--root", str(tmp_path)]) == 2
+    err = capfd.readouterr().err
+    assert "mnist_test_seq.npy" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_parts_of_a_build_join(tmp_path):
     root = layouts.bair(tmp_path / "data")
     command = ["--layout", "bair", "--root", str(root), "--split", "train", "--size", "32", "32", "--storage", "raw"]

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +26,7 @@ from .build.landscape import Landscape
 from .build.selection import Selection
 from .build.whole import join, split_by_source
 from .cache import BadCache, Cache, Writer, begun_storage
-from .decode import TooMuchBadData
+from .decode import Rejected, TooMuchBadData
 from .plugs import BadPlug
 from .pool import Holes, Pool
 from .resize import Fit
@@ -117,7 +118,7 @@ def main(argv: list[str]) -> int:
         if verb not in verbs:
             refuse(f"there is no data verb {verb!r}: {', '.join(verbs)}")
         return verbs[verb](words)
-    except (Refused, BadCache, NoDataSet, BadPlug, Holes) as error:
+    except (Refused, BadCache, NoDataSet, BadPlug, Holes, Rejected, BadZipFile) as error:
         report.complain(str(error))
         return 2
     except TooMuchBadData as error:
@@ -285,10 +286,13 @@ def info(words: list[str]) -> int:
         f"{path}: {len(cache)} clips, {cache.frames.sum()} frames of {cache.size[0]}x{cache.size[1]}, "
         f"{cache.storage}, {size / 1e6:.1f} MB"
     ]
-    counts, edges = np.histogram(cache.frames, bins=min(8, len(np.unique(cache.frames))) or 1)
-    lines += ["frames of a clip:"]
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        lines.append(f"  {np.ceil(low):6.0f} to {np.floor(high):6.0f}  {count:8}  {'#' * (40 * count // counts.max())}")
+    if len(cache):
+        lines += ["frames of a clip:"]
+        counts, edges = np.histogram(cache.frames, bins=min(8, len(np.unique(cache.frames))))
+        for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+            lines.append(
+                f"  {np.ceil(low):6.0f} to {np.floor(high):6.0f}  {count:8}  {'#' * (40 * count // counts.max())}"
+            )
     lines += [f"split {name}: {count} clips" for name, count in cache.splits.items()]
     for label, values in cache.labels.items():
         lines.append(f"{label}:")
@@ -312,6 +316,8 @@ def check(words: list[str]) -> int:
 def preview(words: list[str]) -> int:
     path, *rest = arguments("preview", words, "NAME.vgc", "OUT.mp4", least=1)
     cache, out = Cache(Path(path)), Path(rest[0] if rest else Path(path).stem + ".mp4")
+    if not len(cache):
+        refuse(f"{path} has no clips")
     shown = np.linspace(0, len(cache) - 1, min(25, len(cache))).astype(int)
     length = min(64, int(cache.frames[shown].max()))
     videos = np.stack([cache.read(clip, np.arange(length) % cache.frames[clip]) for clip in shown])

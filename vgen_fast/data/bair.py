@@ -32,8 +32,11 @@ def index(root: Path, split: str | None = None) -> Listing:
             splits = splits_of(part, Path(path).stem)
             if split not in (None, *splits):
                 continue
-            with opened(root / path) as file:
-                count = len(tfrecord.offsets(file))
+            try:
+                with opened(root / path) as file:
+                    count = len(tfrecord.offsets(file))
+            except Rejected:
+                count = 1  # a source that will be rejected with the reason
             known = split or " ".join(splits)
             found += [Source(f"{part}/{Path(path).stem}/{n}", path, "record", n, split=known) for n in range(count)]
     if not found:

@@ -312,14 +312,14 @@ class Cache:
 
     def digest(self, clip: int) -> str | None:
         """Of the clip's bytes as they are now; None where they cannot be read."""
-        shard = self._shard(int(self.shard[clip]))
         if self.storage == "raw":
             return hashlib.sha256(self.read(clip).data).hexdigest()
         found = hashlib.sha256()
         try:
+            shard = self._shard(int(self.shard[clip]))
             for i in range(self.frames[clip]):
                 found.update(shard[jpeg_name(self.first[clip], i)])
-        except (zipfile.BadZipFile, KeyError):
+        except zipfile.BadZipFile:
             return None
         return found.hexdigest()
 
@@ -336,10 +336,16 @@ class Stored:
     """The files of a ZIP that keeps them as they are, by name: zipfile takes three times as long for each."""
 
     def __init__(self, path: Path):
-        self.zip = zipfile.ZipFile(path)
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise zipfile.BadZipFile(f"{path} is cut off or damaged: {error}") from error
 
     def __getitem__(self, name: str) -> bytes:
-        entry, file = self.zip.getinfo(name), self.zip.fp.fileno()
+        try:
+            entry, file = self.zip.getinfo(name), self.zip.fp.fileno()
+        except KeyError as error:
+            raise zipfile.BadZipFile(f"{self.zip.filename} has no {name}") from error
         lengths = os.pread(file, 4, entry.header_offset + 26)  # of the name and the extra field before the content
         start = entry.header_offset + 30 + sum(struct.unpack("<2H", lengths))
         content = os.pread(file, entry.file_size, start)

@@ -44,7 +44,7 @@ def mosaic(cache: Cache, clips: list[int]) -> tuple[bytes, list[int]]:
     for clip in clips:
         try:
             videos.append(fewer_pixels(cache.read(clip, np.arange(length) % cache.frames[clip])))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, av.FFmpegError):
+        except (OSError, ValueError, zipfile.BadZipFile, av.FFmpegError):
             bad.append(clip)
             videos.append(fewer_pixels(unreadable(cache.size)).repeat(length, axis=0))
     with tempfile.TemporaryDirectory() as folder:
