@@ -161,9 +161,12 @@ def test_no_more_frames_wait_to_be_written_than_there_is_room_for(tmp_path, monk
     monkeypatch.setattr(ingest, "WAITING_BYTES", room)
     made, most = [], []
 
-    def builder(source, root, listing, pool):
-        made.append(source.name)
-        return ingest.Found([(Clip(source.name), np.zeros((10, 1, 100, 1), np.uint8))], [])
+    class Builder:
+        sound = ()
+
+        def __call__(self, source, root, listing, pool):
+            made.append(source.name)
+            return ingest.Found([(Clip(source.name), np.zeros((10, 1, 100, 1), np.uint8))], [])
 
     class Slow:
         records, done = (), ()
@@ -174,7 +177,7 @@ def test_no_more_frames_wait_to_be_written_than_there_is_room_for(tmp_path, monk
 
     listing = Listing(tuple(Source(str(n), str(n)) for n in range(30)))
     with Pool(2) as pool:
-        ingest.build(Slow(), tmp_path, listing, builder, pool, 2, 0.0)
+        ingest.build(Slow(), tmp_path, listing, Builder(), pool, 2, 0.0)
     assert len(most) == 30
     assert max(most) <= min(room // 1000 + 3, 10)
     assert room < 1 << 30 or max(most) > 6

@@ -238,7 +238,7 @@ def test_still_clips_are_dropped_and_moving_ones_kept(tmp_path, capsys):
     write.mp4(tmp_path / "films/short.mp4", river([(0, 110)], 40), 5)
     out = tmp_path / "rivers.vgc"
     command = ["build", str(out), "--root", str(tmp_path / "films"), "--builder", "landscape", "--fps", "5"]
-    assert main([*command, "--size", "32", "32", "--bad", "0.5", "--storage", "raw"]) == 0
+    assert main([*command, "--size", "32", "32", "--bad", "0", "--storage", "raw"]) == 0
     assert names(out) == ["lake.mp4#000", "lake.mp4#001", "river.mp4#001", "river.mp4#003"]
     assert Cache(out).frames.tolist() == [50] * 4
     assert Cache(out).column("start") == [20, 35, 35, 65]

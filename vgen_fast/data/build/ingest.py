@@ -20,7 +20,6 @@ from ..sources import Listing, Source
 AHEAD = 4  # sources for each process that are read before their turn to be written
 WAITING_BYTES = 512 << 20  # of frames that wait for that turn: with these, only the source whose turn it is is read
 PIECE, PIECE_BYTES = 256, 256 << 20  # frames that are asked for at once, and their bytes, at most
-SOUND = ("still", "no shots", "no faces", "unsteady", "reviewed")  # reasons of videos that nothing is wrong with
 
 
 class Found(NamedTuple):
@@ -35,6 +34,8 @@ class Found(NamedTuple):
 
 
 class Builder(Protocol):
+    sound: tuple[str, ...]  # reasons of videos that nothing is wrong with
+
     def __call__(self, source: Source, root: Path, listing: Listing, pool: Pool) -> Found:
         """The clips of a source, or Rejected."""
 
@@ -66,7 +67,7 @@ def build(
                     found = Found([], [(source.name, error.reason, error.text)])
                 writer.add(source.name, found.clips, found.rejected)
                 rejected += found.rejected
-                bad = [(name, reason) for name, reason, _ in rejected if name in names and reason not in SOUND]
+                bad = [(name, reason) for name, reason, _ in rejected if name in names and reason not in builder.sound]
                 check_budget(bad, len(listing.sources), most_bad)
                 progress(done, len(bad))
                 ahead.written(found)
@@ -173,6 +174,7 @@ class Without:
 
     def __init__(self, builder: Builder, rejected: set[str], digest: str):
         self.builder, self.rejected, self.digest, self.met = builder, rejected, digest, set()
+        self.sound = (*builder.sound, "reviewed")
 
     def to_json(self) -> dict:
         return {**self.builder.to_json(), "decisions": self.digest}

@@ -11,7 +11,7 @@ variance of values in [0, 1], the mean over pixels and channels) is below 0.001.
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class Landscape:
     fit: Fit
     fps: Fraction = Fraction(25)
     still: Literal["variance", "difference"] = "variance"
+    sound: ClassVar = ("still", "too short")
 
     def to_json(self) -> dict:
         return {"builder": "landscape", **asdict(self), "fps": str(self.fps), "filter": "bicubic, antialiased"}

@@ -18,7 +18,7 @@ allows all of a homography.
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -89,6 +89,7 @@ def nearer(direct: np.ndarray | None, product: np.ndarray, size: tuple[int, int]
 class Stabilised:
     fit: Fit
     motion: Motion = "homography"
+    sound: ClassVar = ("unsteady",)
 
     def to_json(self) -> dict:
         return {"builder": "stabilised", **asdict(self), "filter": "bicubic, antialiased"}
