@@ -18,6 +18,7 @@ from .. import __version__
 from ..config import Settings
 from ..options import Refused, changed, help_text, options_of, parse, refuse
 from ..review.decisions import rejected
+from ..review.mosaic import seen
 from ..train import report
 from ..train.run import BAD_DATA
 from . import bair, cached, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
@@ -320,7 +321,7 @@ def preview(words: list[str]) -> int:
         refuse(f"{path} has no clips")
     shown = np.linspace(0, len(cache) - 1, min(25, len(cache))).astype(int)
     length = min(64, int(cache.frames[shown].max()))
-    videos = np.stack([cache.read(clip, np.arange(length) % cache.frames[clip]) for clip in shown])
+    videos = np.stack([cache.read(clip, seen(int(cache.frames[clip]), length)) for clip in shown])
     write.mp4(out, write.grid(videos, 5), fps=25)
     report.show(f"{out}: {len(shown)} of {len(cache)} clips")
     return 0
