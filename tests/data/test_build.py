@@ -356,6 +356,11 @@ def test_resampling_keeps_the_frames_of_its_times(tmp_path):
         (["build", "a.vgc", "--root", "empty"], "empty has neither films"),
         (["build", "a.vgc", "--root", "empty", "--take", "central"], "--take central needs --frames"),
         (["build", "a.vgc", "--root", "empty", "--layout", "ucf101"], "empty has no UCF-101"),
+        (["build", "a.vgc", "--root", "empty", "--builder", "stabilised", "--frames", "16"], "does not read --frames"),
+        (["build", "a.vgc", "--root", "empty", "--builder", "landscape", "--take", "central"], "does not read --take"),
+        (["build", "a.vgc", "--root", "empty", "--still", "difference"], "--builder selection does not read --still"),
+        (["build", "a.vgc", "--root", "pictures", "--fps", "8"], "--fps 8: pictures holds frames without times"),
+        (["build", "a.vgc", "--root", "old.vgc", "--layout", "cache", "--fps", "8"], "--fps 8: old.vgc holds frames"),
         (["info", "empty"], "empty is no cache: it has no index.json"),
         (["info"], "data info NAME.vgc"),
         (["preview", "--help"], "NAME.vgc OUT.mp4"),
@@ -365,6 +370,11 @@ def test_resampling_keeps_the_frames_of_its_times(tmp_path):
 def test_mistakes_are_told_in_a_sentence(tmp_path, monkeypatch, capfd, words, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures/a").mkdir(parents=True)
+    layouts.jpeg(tmp_path / "pictures/a/1.jpg", np.zeros((8, 8, 3), np.uint8))
+    writer = Writer(tmp_path / "old.vgc", (8, 8), {})
+    writer.add("a", [(Clip("a"), np.zeros((4, 8, 8, 3), np.uint8))])
+    writer.finish({}, {})
     assert main(words) == 2
     err = capfd.readouterr().err
     assert said in err

@@ -48,6 +48,12 @@ LAYOUTS: dict[str, Index] = {
     "moving-mnist": moving_mnist.index,
     "cache": cached.index,
 }
+READ = {  # options that some builders read and others do not
+    "selection": {"resize", "stretch", "fps", "take", "frames", "short"},
+    "landscape": {"resize", "stretch", "fps", "still"},
+    "trailers": {"detector", "landmarks"},
+    "stabilised": {"resize", "stretch", "motion"},
+}
 BUILD_EXAMPLES = """examples:
   python -m vgen_fast data build my.vgc --root my_films --dry-run
   python -m vgen_fast data build my.vgc --root my_films --size 64 64 --fps 8
@@ -84,7 +90,7 @@ class Build(Settings):
     stretch: tuple[int, int] | None = None
     """Height and width that pictures are stretched to instead, before the middle is cut out."""
     fps: float | None = Field(None, gt=0)
-    """Frames a second, each the nearest in time; without it all frames are kept."""
+    """Frames a second, each the nearest in time, of what has times; without it all frames are kept."""
     take: Literal["all", "central", "groups"] = "all"
     """Which frames: all, the central --frames, or groups of --frames one after the other."""
     frames: int | None = Field(None, gt=0)
@@ -158,6 +164,9 @@ def build(words: list[str]) -> int:
     if ("root",) not in values:
         refuse("build: --root FOLDER says where the data set is")
     command = changed(Build(root="."), values)
+    unread = [name for (name,) in values if name in set().union(*READ.values()) - READ[command.builder]]
+    if unread:
+        refuse(f"--builder {command.builder} does not read --{unread[0]}")
     root = Path(command.root)
     if not root.is_dir():
         refuse(f"--root {root} is no folder")
@@ -167,6 +176,8 @@ def build(words: list[str]) -> int:
     listing = chosen(LAYOUTS[command.layout](root, command.split), command)
     if command.builder != "selection" and any(source.kind != "film" for source in listing.sources):
         refuse(f"--builder {command.builder} makes clips of films, and {command.layout} has none")
+    if command.fps is not None and without_times(listing, command):
+        refuse(f"--fps {command.fps:g}: {root} holds frames without times, of which all are kept")
     with Pool(command.workers, trusted=command.trusted) as pool:
         storage = command.storage
         if storage == "auto" and not command.dry_run:
@@ -244,6 +255,12 @@ def chosen(listing: Listing, command: Build) -> Listing:
     if command.limit and command.limit < len(sources):
         sources = tuple(sources[i * len(sources) // command.limit] for i in range(command.limit))
     return Listing(sources, listing.labels, listing.absent, listing.fps)
+
+
+def without_times(listing: Listing, command: Build) -> bool:
+    if command.layout == "cache":
+        return bool(np.isnan(Cache(Path(command.root)).fps[[source.number for source in listing.sources]]).any())
+    return listing.fps is None and any(source.kind != "film" for source in listing.sources)
 
 
 def tell(expected: ingest.Estimate, listing: Listing, workers: int) -> None:
