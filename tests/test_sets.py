@@ -98,7 +98,7 @@ def test_a_selection_is_a_cache_of_what_was_taken(made, tmp_path, capsys):
     assert cli.main([*words, "--out", str(tmp_path / "chosen.vgc")]) == 0
     assert "2 of 5 clips, of 2 classes, none of blue" in capsys.readouterr().out
     found, whole = Cache(tmp_path / "chosen.vgc"), Cache(a)
-    assert found.label.tolist() == [0, 1]
+    assert [found.labels["colour"][label] for label in found.label] == ["red", "green"]
     assert found.column("sha256")[1] == whole.column("sha256")[2]
     assert found.column("scores")[1]["adds"] > 0
     picture = (tmp_path / "chosen.svg").read_text()
@@ -127,14 +127,14 @@ def test_what_sets_are_worth_is_told_for_generated_real_and_both(made, tmp_path,
     wrong = cache(tmp_path / "wrong.vgc", [i % 3 for i in range(12)], seed=7, shown=[(i + 1) % 3 for i in range(12)])
     found = {}
     for name, path in {"right": right, "wrong": wrong}.items():
-        words = ["sets", "augment", str(path), "--real", str(made / "data.vgc"), "--clips", "120", "--batch", "12"]
-        words += ["--seeds", "0,1", "--test-every", "5", "--out", str(tmp_path / f"{name}.json")]
+        words = ["sets", "augment", str(path), "--real", str(made / "data.vgc"), "--clips", "360", "--batch", "12"]
+        words += ["--seeds", "0,1", "--test-every", "10", "--out", str(tmp_path / f"{name}.json")]
         assert cli.main([*words, "--average", "0.5"]) == 0
         found[name] = json.loads((tmp_path / f"{name}.json").read_text())
     assert list(found["right"]["accuracy"]) == ["generated", "real", "both"]
     assert found["right"]["facts"]["test clips"] == 30
     for rows in found["right"]["accuracy"].values():
-        assert [len(row["path"]) for row in rows] == [2, 2]
+        assert [len(row["path"]) for row in rows] == [3, 3]
         assert all(row["best"] == max(row["path"]) for row in rows)
         assert all(row["last"] > 0.9 for row in rows)
     assert all(row["last"] < 0.2 for row in found["wrong"]["accuracy"]["generated"])

@@ -32,8 +32,9 @@ PROGRAM = "python -m vgen_fast.train classifier"
 EXAMPLES = f"""examples:
   {PROGRAM}                                       # of the built-in videos, by their motion
   {PROGRAM} --label colour --outdir runs/colours
-  {PROGRAM} --data my.vgc --split train --test-split test
-  {PROGRAM} --data ucf101.vgc --split train --network c3d --recipe c3d-finetune --weights c3d.pickle"""
+  {PROGRAM} --data my.vgc --split train --test-split val
+  {PROGRAM} --data ucf101.vgc --split train1 --test-split test1 --network c3d \\
+      --recipe c3d-finetune --weights c3d.pickle"""
 SIZE = (8, 32, 32)  # of the built-in videos
 SAVED_EVERY = 60.0  # seconds
 

@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   python -m vgen_fast evaluate runs/shapes --checkpoint best --clips 1024 --out best.json
   python -m vgen_fast compare runs/shapes/scores.json best.json
   python -m vgen_fast evaluate runs/ucf --protocol tgan      # by published networks; tells which files it misses
-  python -m vgen_fast evaluate fakes.npz --real ucf101.vgc --split test --protocol fvd"""
+  python -m vgen_fast evaluate fakes.npz --real ucf101.vgc --split test1 --protocol fvd"""
 
 
 class Command(Settings):

@@ -145,7 +145,7 @@ class Set(NamedTuple):
     path: Path
     cache: Cache
     label: str
-    values: tuple[str, ...]
+    values: tuple[str, ...]  # in order, by which its labels and all probabilities are numbered: lists of classes differ
     recipe: dict
 
     def of(self, name: str) -> str:
@@ -159,7 +159,9 @@ def opened(name: str) -> Set:
     if len(cache.labels) != 1 or (cache.label < 0).any():
         refuse(f"{name}: its clips have no labels")
     ((label, values),) = cache.labels.items()
-    return Set(path, cache, label, values, json.loads((path / "build.json").read_bytes())["recipe"])
+    ordered = tuple(sorted(values))
+    cache.label = np.array([ordered.index(value) for value in values])[cache.label]
+    return Set(path, cache, label, ordered, json.loads((path / "build.json").read_bytes())["recipe"])
 
 
 class Scorer(NamedTuple):
@@ -181,8 +183,9 @@ def scorer_of(word: str) -> Scorer:
 
 def seen_by(scorer: Scorer, shown: Set, chosen: Sequence[int] | None = None) -> Tensor:
     """Probabilities [N, K] of the central frames of each clip."""
-    if shown.values != scorer.values:
+    if shown.values != tuple(sorted(scorer.values)):
         refuse(f"{shown.path} has the classes {', '.join(shown.values[:3])} ..., {scorer.name} tells others")
+    columns = [scorer.values.index(value) for value in shown.values]
     found, numbers = [], list(range(len(shown.cache)) if chosen is None else chosen)
     for start in range(0, len(numbers), TOGETHER):
         some = numbers[start : start + TOGETHER]
@@ -190,7 +193,7 @@ def seen_by(scorer: Scorer, shown: Set, chosen: Sequence[int] | None = None) -> 
         labels = torch.from_numpy(shown.cache.label[some])
         with torch.no_grad():
             found.append(scorer.view.see(transforms.to_video(torch.from_numpy(np.stack(videos))), labels))
-    return torch.cat([rows["probabilities"] for rows in found]).double()
+    return torch.cat([rows["probabilities"] for rows in found])[:, columns].double()
 
 
 def central(cache: Cache, clip: int, frames: int) -> np.ndarray:
@@ -208,8 +211,7 @@ def score(found: list[Set], command: Score) -> int:
     rows = [cells(shown, scorers, command.seed, range(len(shown.cache))) for shown in found]
     if command.real:
         real = opened(command.real)
-        there = np.flatnonzero(real.cache.split == command.split) if command.split else range(len(real.cache))
-        rows.append(cells(real, scorers, command.seed, list(there)))
+        rows.append(cells(real, scorers, command.seed, real.cache.of(command.split).tolist()))
         rows[-1] |= {"generator": "real clips", "condition": ""}
     text = table_of(rows, [scorer.name for scorer in scorers])
     write_whole(Path(command.out), json.dumps(rows, indent=1) + "\n")
@@ -286,7 +288,8 @@ def select(found: list[Set], command: Select) -> int:
             known, frames = known_clip(shown.path, number)
             if known.id not in writer.done:
                 scores = {**known.scores, "adds": float(adds[number])}
-                writer.add(known.id, [(replace(known, scores=scores), np.asarray(frames))])
+                label = int(shown.cache.label[number])
+                writer.add(known.id, [(replace(known, label=label, scores=scores), np.asarray(frames))])
         writer.finish({shown.label: shown.values}, {})
     finally:
         writer.close()

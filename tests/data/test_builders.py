@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -237,12 +238,41 @@ def test_still_clips_are_dropped_and_moving_ones_kept(tmp_path, capsys):
     write.mp4(tmp_path / "films/short.mp4", river([(0, 110)], 40), 5)
     out = tmp_path / "rivers.vgc"
     command = ["build", str(out), "--root", str(tmp_path / "films"), "--builder", "landscape", "--fps", "5"]
-    assert main([*command, "--size", "32", "32", "--bad", "0.5", "--storage", "raw"]) == 0
+    assert main([*command, "--size", "32", "32", "--bad", "0", "--storage", "raw"]) == 0
     assert names(out) == ["lake.mp4#000", "lake.mp4#001", "river.mp4#001", "river.mp4#003"]
     assert Cache(out).frames.tolist() == [50] * 4
     assert Cache(out).column("start") == [20, 35, 35, 65]
     still_ones = {f"river.mp4#{number:03}": "still" for number in (0, 2, 4)}
     assert reasons(out) == {**still_ones, "short.mp4": "too short"}
+
+
+def anamorphic(path, frames):
+    """A film whose pixels are twice as wide as high, of frames [T, H, W, 3] as they are shown, five a second."""
+    half = frames[:, :, ::2] // 2 + frames[:, :, 1::2] // 2
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=5, options={"crf": "12", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *half.shape[1:3], "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for frame in half:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")))
+        file.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("builder", ["landscape", "stabilised"])
+def test_a_circle_of_wide_pixels_stays_one(tmp_path, capsys, builder):
+    """A magenta disc of 80 pixels, of 180 lines that become 64."""
+    picture = trailers.world(3, fine=35)
+    cv2.circle(picture, (450, 450), 40, (255, 0, 255), -1)
+    count, around = (255, 20) if builder == "landscape" else (24, 60)
+    shifts = [around * np.sin(i / 12) for i in range(count)]
+    frames = np.stack([trailers.view(picture, 450 + shift, 450) for shift in shifts])
+    (tmp_path / "films").mkdir()
+    anamorphic(tmp_path / "films/wide.mp4", frames)
+    out = tmp_path / "wide.vgc"
+    command = ["build", str(out), "--root", str(tmp_path / "films"), "--builder", builder, "--size", "64", "64"]
+    assert main([*command, "--storage", "raw"]) == 0
+    sides = [trailers.spots(frame, (255, 0, 255), 90)[0][0, 2:4] for frame in Cache(out).read(0)[:10]]
+    assert np.abs(np.array(sides) - 80 * 64 / 180).max() <= 3
 
 
 # --------------------------------------------------------------------------------------------------- still cameras

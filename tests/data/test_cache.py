@@ -250,3 +250,18 @@ def test_a_split_by_source_leaves_no_source_in_both(tmp_path):
     assert {name for name in whole if whole[name] != after[name]} == {"index.json"}
     with pytest.raises(BadCache, match="30 leave no others"):
         split_by_source(tmp_path / "a.vgc", 30)
+
+
+def test_a_split_by_source_leaves_the_published_splits_alone(tmp_path):
+    for name, splits in (("a.vgc", ("train savp", "test")), ("b.vgc", ("train1 test2", "test1"))):
+        writer = Writer(tmp_path / name, (8, 12), RECIPE)
+        for n in range(8):
+            writer.add(f"s{n}", [(Clip(f"s{n}", split=splits[n % 2], source=f"s{n}.mp4"), frames(n))])
+        writer.finish({}, {"versions": {}})
+        split_by_source(tmp_path / name, 2)
+    first, second = Cache(tmp_path / "a.vgc"), Cache(tmp_path / "b.vgc")
+    assert first.splits == {"savp": 4, "test": 4, "train": 2, "val": 2}
+    assert not set(first.of("val")) & set(first.of("test"))
+    assert second.splits == {"test1": 4, "test2": 4, "train": 6, "train1": 4, "val": 2}
+    with pytest.raises(BadCache, match="no clips of the split 'test', it has test1, test2, train, train1, val"):
+        second.of("test")

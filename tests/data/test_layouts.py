@@ -53,6 +53,14 @@ def test_ucf101(tmp_path):
         ucf101.index(root, "train4")
     with pytest.raises(NoDataSet, match=r"has no ucfTrainTestlist/testlist02.txt"):
         ucf101.index(root, "test2")
+    assert ucf101.index(root).absent == 1
+    lists = root / "ucfTrainTestlist"
+    (lists / "trainlist03.txt").write_text((lists / "testlist01.txt").read_text().split()[1])
+    assert [source.split for source in ucf101.index(root).sources] == [
+        *("train1", "train1"),  # the third one is not there any more
+        *("test1 train3", "train1", "train1"),
+        *("test1", "train1", "train1"),
+    ]
 
 
 def test_bair(tmp_path):
@@ -60,7 +68,9 @@ def test_bair(tmp_path):
     counts = {
         split: len(bair.index(root, split).sources) for split in (None, "train", "test", "validation", "train-savp")
     }
-    assert counts == {None: 5, "train": 5, "test": 2, "validation": 2, "train-savp": 3}
+    assert counts == {None: 7, "train": 5, "test": 2, "validation": 2, "train-savp": 3}
+    known = [source.split for source in bair.index(root).sources]
+    assert known == ["train train-savp"] * 3 + ["train validation"] * 2 + ["test"] * 2
     source = bair.index(root, "validation").sources[1]
     assert (bair.frames(root / source.path, source.number) == layouts.push(11)).all()
     assert (bair.frames(root / source.path, source.number, "image_main") == 255 - layouts.push(11)).all()
@@ -125,7 +135,8 @@ def test_mutated_examples_are_parsed_or_refused():
 
 def test_sky(tmp_path):
     root = layouts.sky(tmp_path)
-    assert [source.path.split("/")[-1] for source in sky.index(root).sources] == ["1", "2", "10"]
+    assert [source.path.split("/")[-1] for source in sky.index(root, "train").sources] == ["1", "2", "10"]
+    assert [source.split for source in sky.index(root).sources] == ["train"] * 3 + ["test"]
     assert len(sky.index(root, "test").sources) == 1
     with pytest.raises(NoDataSet, match="not 'val'"):
         sky.index(root, "val")
@@ -152,12 +163,21 @@ def test_kinetics(tmp_path):
         ("-0abcdefghi_000100_000110", 0),
     ]
     assert listing.absent == 1
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/test.csv").write_text("youtube_id,time_start,time_end,split\nabcdefghijk,7,17,test\n")
+    layouts.film(tmp_path / "test/abcdefghijk_000007_000017.mp4", codec="libx264", options={})
+    both = kinetics.index(tmp_path).sources
+    assert [(source.split, source.label) for source in both] == [("train", 1), ("train", 0), ("test", None)]
+    assert len(kinetics.index(tmp_path, "test").sources) == 1
+    with pytest.raises(NoDataSet, match=r"has no val.csv"):
+        kinetics.index(tmp_path, "val")
 
 
 def test_faceforensics(tmp_path):
     root = layouts.faceforensics(tmp_path)
     assert [source.name for source in faceforensics.index(root).sources] == ["000", "003", "071"]
     assert [source.name for source in faceforensics.index(root, "train").sources] == ["000", "003"]
+    assert [source.split for source in faceforensics.index(root).sources] == ["train", "train", "val"]
     assert faceforensics.index(root, "val").absent == 1
     layouts.film(tmp_path / "v1/test/original/abc.avi")
     layouts.film(tmp_path / "v1/test/altered/abc.avi")

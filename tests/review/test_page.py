@@ -94,6 +94,25 @@ def test_marks_survive_a_reload(tmp_path, page):
         assert page.value(PRESSED) == [6]
 
 
+def test_marks_survive_a_reload_of_a_later_page(tmp_path, page):
+    """Of what is undecided it is the first page then."""
+    with served(cache(tmp_path / "a.vgc", 60)) as server:
+        page.open(server.url)
+        page.wait(PLAYING)
+        page.press("Enter")
+        page.wait("document.querySelector('#place').textContent === 'page 2 of 3'")
+        page.press("w")
+        page.call("Page.reload")
+        page.wait("document.querySelector('#place')?.textContent === 'page 1 of 2'")
+        page.wait(f"({PLAYING}) && {PRESSED}.length")
+        assert page.value(PRESSED) == [6]
+        page.press("Enter")
+        page.wait("document.querySelector('#place').textContent === 'page 2 of 2'")
+        assert page.value("sessionStorage.length") == 0
+    (rejected,) = [x for x in whole_lines(tmp_path / "a.decisions.jsonl") if x["decision"] == "reject"]
+    assert rejected["id"] == "clip 0031"
+
+
 def test_choices(tmp_path, page):
     with served(cache(tmp_path / "a.vgc", 60)) as server:
         page.open(server.url)

@@ -1,5 +1,6 @@
 """The review screen's server against other hosts, other sites, and too much of everything."""
 
+import io
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ import threading
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-from vgen_fast.data.cache import Cache
+from vgen_fast.data.cache import Cache, Clip, Writer
 from vgen_fast.review.decisions import Decisions
 
 pytest.importorskip("starlette", reason="the review screen needs its extra")
@@ -281,6 +283,21 @@ def test_a_hundred_thousand_clips(tmp_path):
         assert (order["pages"], len(cells["cells"])) == (4000, 25)
 
 
+def test_the_end_of_a_long_clip_is_shown(tmp_path):
+    """200 frames, of which the last one alone is white, beside a short clip that is played again."""
+    long, short = np.zeros((200, 32, 32, 3), np.uint8), np.zeros((3, 32, 32, 3), np.uint8)
+    long[-1] = short[1] = 255
+    writer = Writer(tmp_path / "a.vgc", (32, 32), {})
+    writer.add("a", [(Clip("long"), long), (Clip("short"), short)])
+    writer.finish({}, {})
+    content, bad = mosaic(Cache(tmp_path / "a.vgc"), [0, 1])
+    with av.open(io.BytesIO(content)) as file:
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    assert (shown[:, 16, 16, 0] > 128).nonzero()[0].tolist() == [63]
+    assert (shown[:, 16, 50, 0] > 128).nonzero()[0].tolist() == list(range(1, 64, 3))
+    assert bad == []
+
+
 def test_clips_that_cannot_be_read_have_a_cell_all_the_same(tmp_path):
     folder = cache(tmp_path / "a.vgc", 25, storage="jpeg", size=(64, 64))
     shard = folder / "shard-00000.zip"
@@ -294,11 +311,9 @@ def test_clips_that_cannot_be_read_have_a_cell_all_the_same(tmp_path):
 
 
 def test_a_clip_is_shown_where_it_belongs(tmp_path):
-    import av
-
     folder = cache(tmp_path / "a.vgc", 27)
     content, _ = mosaic(Cache(folder), [26, 25, *range(10)])
-    with av.open(__import__("io").BytesIO(content)) as file:
+    with av.open(io.BytesIO(content)) as file:
         frame = next(file.decode(video=0)).to_ndarray(format="rgb24")
     assert frame.shape[:2] == (34 * 3, 34 * 5)
     for place, clip in enumerate([26, 25, *range(10)]):

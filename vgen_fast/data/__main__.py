@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +18,7 @@ from .. import __version__
 from ..config import Settings
 from ..options import Refused, changed, help_text, options_of, parse, refuse
 from ..review.decisions import rejected
+from ..review.mosaic import seen
 from ..train import report
 from ..train.run import BAD_DATA
 from . import bair, cached, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
@@ -24,14 +26,15 @@ from .build import ingest
 from .build.landscape import Landscape
 from .build.selection import Selection
 from .build.whole import join, split_by_source
-from .cache import BadCache, Cache, Writer
-from .decode import TooMuchBadData
+from .cache import BadCache, Cache, Writer, begun_storage
+from .decode import Rejected, TooMuchBadData
 from .plugs import BadPlug
 from .pool import Holes, Pool
 from .resize import Fit
 from .sources import Index, Listing, NoDataSet
 
 PROGRAM = "python -m vgen_fast data"
+INTERRUPTED = 130  # as a shell has it: 128 and the number of the signal
 LAYOUTS: dict[str, Index] = {
     "folder": folder.index,
     "pictures": folder.single,
@@ -44,6 +47,12 @@ LAYOUTS: dict[str, Index] = {
     "faceforensics": faceforensics.index,
     "moving-mnist": moving_mnist.index,
     "cache": cached.index,
+}
+READ = {  # options that some builders read and others do not
+    "selection": {"resize", "stretch", "fps", "take", "frames", "short"},
+    "landscape": {"resize", "stretch", "fps", "still"},
+    "trailers": {"detector", "landmarks"},
+    "stabilised": {"resize", "stretch", "motion"},
 }
 BUILD_EXAMPLES = """examples:
   python -m vgen_fast data build my.vgc --root my_films --dry-run
@@ -61,7 +70,8 @@ class Build(Settings):
     layout: Literal[tuple(LAYOUTS)] = "folder"
     """How it is laid out; a folder is films, or folders of pictures, in folders that are classes, if there are any."""
     split: str | None = None
-    """The part of it, by the name that its documentation gives it; see docs/data.md."""
+    """The part of it, by the name that its documentation gives it; without it all parts, and each clip's are kept; see
+    docs/data.md."""
     size: tuple[int, int] | None = None
     """Height and width of what is kept; without it 64 64, or those of the cache that is read."""
     builder: Literal["selection", "landscape", "trailers", "stabilised"] = "selection"
@@ -80,7 +90,7 @@ class Build(Settings):
     stretch: tuple[int, int] | None = None
     """Height and width that pictures are stretched to instead, before the middle is cut out."""
     fps: float | None = Field(None, gt=0)
-    """Frames a second, each the nearest in time; without it all frames are kept."""
+    """Frames a second, each the nearest in time, of what has times; without it all frames are kept."""
     take: Literal["all", "central", "groups"] = "all"
     """Which frames: all, the central --frames, or groups of --frames one after the other."""
     frames: int | None = Field(None, gt=0)
@@ -115,12 +125,18 @@ def main(argv: list[str]) -> int:
         if verb not in verbs:
             refuse(f"there is no data verb {verb!r}: {', '.join(verbs)}")
         return verbs[verb](words)
-    except (Refused, BadCache, NoDataSet, BadPlug, Holes) as error:
+    except (Refused, BadCache, NoDataSet, BadPlug, Holes, Rejected, BadZipFile) as error:
         report.complain(str(error))
         return 2
     except TooMuchBadData as error:
         report.complain(str(error))
         return BAD_DATA
+    except OSError as error:
+        report.complain(f"{verb}: {error.filename or words[0]}: {error.strerror or error}")
+        return 2
+    except KeyboardInterrupt:
+        report.complain("interrupted" + ("; the same command goes on" if verb == "build" else ""))
+        return INTERRUPTED
 
 
 HELP = """usage: python -m vgen_fast data <verb> ...
@@ -148,6 +164,9 @@ def build(words: list[str]) -> int:
     if ("root",) not in values:
         refuse("build: --root FOLDER says where the data set is")
     command = changed(Build(root="."), values)
+    unread = [name for (name,) in values if name in set().union(*READ.values()) - READ[command.builder]]
+    if unread:
+        refuse(f"--builder {command.builder} does not read --{unread[0]}")
     root = Path(command.root)
     if not root.is_dir():
         refuse(f"--root {root} is no folder")
@@ -157,14 +176,18 @@ def build(words: list[str]) -> int:
     listing = chosen(LAYOUTS[command.layout](root, command.split), command)
     if command.builder != "selection" and any(source.kind != "film" for source in listing.sources):
         refuse(f"--builder {command.builder} makes clips of films, and {command.layout} has none")
+    if command.fps is not None and without_times(listing, command):
+        refuse(f"--fps {command.fps:g}: {root} holds frames without times, of which all are kept")
     with Pool(command.workers, trusted=command.trusted) as pool:
         storage = command.storage
+        if storage == "auto" and not command.dry_run:
+            storage = begun_storage(target) or storage
         if command.dry_run or storage == "auto":
             expected = ingest.estimate(root, listing, builder, pool)
             tell(expected, listing, command.workers)
             if command.dry_run:
                 return 0
-            free = disk_usage(target.absolute().parent).free
+            free = disk_usage(next(folder for folder in target.absolute().parents if folder.exists())).free
             storage = "raw" if expected.bytes["raw"] < 0.8 * free else "jpeg"
             report.show(f"storage: {storage} ({free / 1e9:.1f} GB are free)")
         facts = {"layout": command.layout, "split": command.split, "limit": command.limit, "part": command.part}
@@ -234,6 +257,12 @@ def chosen(listing: Listing, command: Build) -> Listing:
     return Listing(sources, listing.labels, listing.absent, listing.fps)
 
 
+def without_times(listing: Listing, command: Build) -> bool:
+    if command.layout == "cache":
+        return bool(np.isnan(Cache(Path(command.root)).fps[[source.number for source in listing.sources]]).any())
+    return listing.fps is None and any(source.kind != "film" for source in listing.sources)
+
+
 def tell(expected: ingest.Estimate, listing: Listing, workers: int) -> None:
     absent = f", {listing.absent} more are listed and absent" if listing.absent else ""
     time_it_takes = report.duration(expected.seconds / workers)
@@ -275,12 +304,14 @@ def info(words: list[str]) -> int:
         f"{path}: {len(cache)} clips, {cache.frames.sum()} frames of {cache.size[0]}x{cache.size[1]}, "
         f"{cache.storage}, {size / 1e6:.1f} MB"
     ]
-    counts, edges = np.histogram(cache.frames, bins=min(8, len(np.unique(cache.frames))) or 1)
-    lines += ["frames of a clip:"]
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        lines.append(f"  {np.ceil(low):6.0f} to {np.floor(high):6.0f}  {count:8}  {'#' * (40 * count // counts.max())}")
-    for name in sorted(set(cache.split.tolist()) - {""}):
-        lines.append(f"split {name}: {(cache.split == name).sum()} clips")
+    if len(cache):
+        lines += ["frames of a clip:"]
+        counts, edges = np.histogram(cache.frames, bins=min(8, len(np.unique(cache.frames))))
+        for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+            lines.append(
+                f"  {np.ceil(low):6.0f} to {np.floor(high):6.0f}  {count:8}  {'#' * (40 * count // counts.max())}"
+            )
+    lines += [f"split {name}: {count} clips" for name, count in cache.splits.items()]
     for label, values in cache.labels.items():
         lines.append(f"{label}:")
         numbers = Counter(cache.label.tolist())
@@ -303,9 +334,11 @@ def check(words: list[str]) -> int:
 def preview(words: list[str]) -> int:
     path, *rest = arguments("preview", words, "NAME.vgc", "OUT.mp4", least=1)
     cache, out = Cache(Path(path)), Path(rest[0] if rest else Path(path).stem + ".mp4")
+    if not len(cache):
+        refuse(f"{path} has no clips")
     shown = np.linspace(0, len(cache) - 1, min(25, len(cache))).astype(int)
     length = min(64, int(cache.frames[shown].max()))
-    videos = np.stack([cache.read(clip, np.arange(length) % cache.frames[clip]) for clip in shown])
+    videos = np.stack([cache.read(clip, seen(int(cache.frames[clip]), length)) for clip in shown])
     write.mp4(out, write.grid(videos, 5), fps=25)
     report.show(f"{out}: {len(shown)} of {len(cache)} clips")
     return 0

@@ -4,7 +4,8 @@
     <i>/image_aux1/encoded    64*64*3 bytes of RGB, for i from 0 to 29; image_main is the other camera
 
 "train" and "test" are the published parts; "validation" is train/traj_256_to_511, as SAVP has it, and is left out of
-"train-savp". The view is the auxiliary camera, which most work shows. Actions are not kept.
+"train-savp"; without a split, all that is there. The view is the auxiliary camera, which most work shows. Actions are
+not kept.
 """
 
 from pathlib import Path
@@ -20,22 +21,36 @@ VALIDATION = "traj_256_to_511"
 
 
 def index(root: Path, split: str | None = None) -> Listing:
-    folder = wanted(root, "softmotion30_44k", "train")
-    folder = folder if folder.name != "train" else root
-    part = {None: "train", "train-savp": "train", "validation": "train"}.get(split, split)
-    if part not in ("train", "test"):
+    folder = wanted(root, "softmotion30_44k", "train", "test")
+    folder = folder if folder.name == "softmotion30_44k" else root
+    if split not in (None, "train", "test", "validation", "train-savp"):
         raise NoDataSet(f"BAIR has the splits train, test, validation and train-savp, not {split!r}")
+    parts = [part for part in ("train", "test") if (folder / part).exists()] if split is None else [part_of(split)]
     found = []
-    for path in below(root, wanted(folder, part), (".tfrecords",)):
-        stem = Path(path).stem
-        if (split == "validation" and stem != VALIDATION) or (split == "train-savp" and stem == VALIDATION):
-            continue
-        with opened(root / path) as file:
-            count = len(tfrecord.offsets(file))
-        found += [Source(f"{part}/{stem}/{n}", path, "record", n, split=split or part) for n in range(count)]
+    for part in parts:
+        for path in below(root, wanted(folder, part), (".tfrecords",)):
+            splits = splits_of(part, Path(path).stem)
+            if split not in (None, *splits):
+                continue
+            try:
+                with opened(root / path) as file:
+                    count = len(tfrecord.offsets(file))
+            except Rejected:
+                count = 1  # a source that will be rejected with the reason
+            known = split or " ".join(splits)
+            found += [Source(f"{part}/{Path(path).stem}/{n}", path, "record", n, split=known) for n in range(count)]
     if not found:
-        raise NoDataSet(f"{folder} has no records of the split {split!r}")
+        raise NoDataSet(f"{folder} has no records" + ("" if split is None else f" of the split {split!r}"))
     return Listing(tuple(found), fps=FPS)
+
+
+def part_of(split: str) -> str:
+    return "test" if split == "test" else "train"
+
+
+def splits_of(part: str, stem: str) -> tuple[str, ...]:
+    """Of the records of a file."""
+    return (part,) if part == "test" else (part, "validation" if stem == VALIDATION else "train-savp")
 
 
 def frames(path: Path, number: int, view: str = VIEW) -> np.ndarray:

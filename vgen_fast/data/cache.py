@@ -21,6 +21,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -51,7 +52,7 @@ class Clip:
     id: str
     fps: float | None = None
     label: int | None = None
-    split: str | None = None
+    split: str | None = None  # or several, with spaces between them
     source: str | None = None  # the file below the data set's folder
     crop: tuple[int, int, int, int] | None = None  # top, left, height, width in the upright source
     start: float | None = None  # seconds into the source
@@ -62,6 +63,12 @@ PROPERTIES = [*(name for name in Clip.__dataclass_fields__), "shard", "first", "
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
+
+
+def begun_storage(folder: Path) -> Storage | None:
+    """That of a build which was interrupted there."""
+    lines = journal.whole_lines(folder / "journal.jsonl")
+    return lines[0].get("storage") if lines else None
 
 
 class Writer:
@@ -275,6 +282,21 @@ class Cache:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many clips each split has; a clip may be in several, and then names them all: train1 test2 train3."""
+        return dict(sorted(Counter(word for split in self.split.tolist() for word in split.split()).items()))
+
+    def of(self, split: str | None) -> np.ndarray:
+        """Numbers of the clips of a split, of which there are some; of None, of all clips."""
+        names, which = np.unique(self.split, return_inverse=True)
+        within = np.array([split is None or split in (name, *name.split()) for name in names.tolist()], dtype=bool)
+        found = np.flatnonzero(within[which])
+        if not len(found):
+            have = f", it has {', '.join(self.splits) or 'none'}"
+            raise BadCache(f"{self.folder} has no clips" + ("" if split is None else f" of the split {split!r}{have}"))
+        return found
+
     def read(self, clip: int, frames: slice | np.ndarray = slice(None)) -> np.ndarray:
         """uint8 [T, H, W, 3] of these frames of a clip; of a raw cache and a slice, a view of the mapped file."""
         shard = self._shard(int(self.shard[clip]))
@@ -290,14 +312,14 @@ class Cache:
 
     def digest(self, clip: int) -> str | None:
         """Of the clip's bytes as they are now; None where they cannot be read."""
-        shard = self._shard(int(self.shard[clip]))
         if self.storage == "raw":
             return hashlib.sha256(self.read(clip).data).hexdigest()
         found = hashlib.sha256()
         try:
+            shard = self._shard(int(self.shard[clip]))
             for i in range(self.frames[clip]):
                 found.update(shard[jpeg_name(self.first[clip], i)])
-        except (zipfile.BadZipFile, KeyError):
+        except zipfile.BadZipFile:
             return None
         return found.hexdigest()
 
@@ -314,10 +336,16 @@ class Stored:
     """The files of a ZIP that keeps them as they are, by name: zipfile takes three times as long for each."""
 
     def __init__(self, path: Path):
-        self.zip = zipfile.ZipFile(path)
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise zipfile.BadZipFile(f"{path} is cut off or damaged: {error}") from error
 
     def __getitem__(self, name: str) -> bytes:
-        entry, file = self.zip.getinfo(name), self.zip.fp.fileno()
+        try:
+            entry, file = self.zip.getinfo(name), self.zip.fp.fileno()
+        except KeyError as error:
+            raise zipfile.BadZipFile(f"{self.zip.filename} has no {name}") from error
         lengths = os.pread(file, 4, entry.header_offset + 26)  # of the name and the extra field before the content
         start = entry.header_offset + 30 + sum(struct.unpack("<2H", lengths))
         content = os.pread(file, entry.file_size, start)

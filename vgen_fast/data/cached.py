@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .cache import Cache, Clip, read_index
-from .sources import Listing, NoDataSet, Source
+from .sources import Listing, Source
 
 
 @lru_cache(maxsize=2)
@@ -16,9 +16,7 @@ def opened(root: Path) -> tuple[Cache, dict[str, list]]:
 
 def index(root: Path, split: str | None = None) -> Listing:
     cache, clips = opened(root)
-    mine = [i for i in range(len(cache)) if split is None or clips["split"][i] == split]
-    if not mine:
-        raise NoDataSet(f"{root} has no clips" + ("" if split is None else f" of the split {split!r}"))
+    mine = cache.of(split).tolist()
     sources = (Source(clips["id"][i], ".", "clip", i, label=clips["label"][i], split=clips["split"][i]) for i in mine)
     return Listing(tuple(sources), cache.labels)
 

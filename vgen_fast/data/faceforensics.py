@@ -13,19 +13,23 @@ from pathlib import Path
 
 from .sources import FILMS, Listing, NoDataSet, Source, below, wanted
 
+PARTS = ("train", "val", "test")
+
 
 def index(root: Path, split: str | None = None) -> Listing:
     if not (root / "original_sequences").exists():
-        parts = [split] if split else [name for name in ("train", "val", "test") if (root / name).is_dir()]
+        parts = [split] if split else [name for name in PARTS if (root / name).is_dir()]
         if not parts:
             raise NoDataSet(f"{root} has neither original_sequences nor train, val and test")
         paths = [(path, part) for part in parts for path in below(root, wanted(root, f"{part}/original"), FILMS)]
         return Listing(tuple(Source(f"{part}/{Path(path).stem}", path, split=part) for path, part in paths))
     folder = wanted(root, *(f"original_sequences/youtube/{c}/videos" for c in ("raw", "c0", "c23", "c40")))
     paths = {Path(path).stem: path for path in below(root, folder, FILMS)}
-    names = sorted(paths)
-    if split:
-        pairs = json.loads(wanted(root, f"{split}.json", f"splits/{split}.json").read_text())
-        names = sorted({name for pair in pairs for name in pair})
-    there = [name for name in names if name in paths]
-    return Listing(tuple(Source(name, paths[name], split=split) for name in there), absent=len(names) - len(there))
+    splits = {} if split else dict.fromkeys(paths)
+    for one in [split] if split else PARTS:
+        if split or (root / f"{one}.json").exists() or (root / f"splits/{one}.json").exists():
+            pairs = json.loads(wanted(root, f"{one}.json", f"splits/{one}.json").read_text())
+            splits |= {name: one for pair in pairs for name in pair}
+    there = sorted(name for name in splits if name in paths)
+    found = tuple(Source(name, paths[name], split=splits[name]) for name in there)
+    return Listing(found, absent=len(splits) - len(there))

@@ -34,10 +34,8 @@ class CachedClips:
     def __init__(self, cache: Cache, window: Window, seed: int, split: str | None = None):
         self.cache, self.window, self.seed = cache, window, seed
         self.labels = cache.labels
-        self.chosen = np.flatnonzero(np.ones(len(cache), bool) if split is None else cache.split == split)
+        self.chosen = cache.of(split)
         self.count = len(self.chosen)
-        if not self.count:
-            raise BadCache(f"{cache.folder} has no clips" + ("" if split is None else f" of the split {split!r}"))
         shortest = int(cache.frames[self.chosen].min())
         if window.left and not 0 <= window.left[0] <= window.left[1] <= cache.size[1] - window.width:
             raise BadCache(f"{cache.folder}: {window.width} of {cache.size[1]} columns cannot start at {window.left}")

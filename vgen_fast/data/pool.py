@@ -115,7 +115,7 @@ class Pool:
             check_ffmpeg(ffmpeg)
         self.limits, self.seconds = limits, seconds
         self.idle: queue.SimpleQueue[Reader | None] = queue.SimpleQueue()
-        self.lock, self.readers, self.replaced = threading.Lock(), set(), 0
+        self.lock, self.readers, self.replaced, self.closed = threading.Lock(), set(), 0, False
         for _ in range(workers):
             self.idle.put(None)  # started when it is needed
 
@@ -150,6 +150,8 @@ class Pool:
     def ask(self, request: dict, files: tuple[int, ...], seconds: float | None = None) -> dict:
         request["limits"] = asdict(self.limits)
         for attempt in range(2):
+            if self.closed:
+                raise Lost("slow", "nobody waits for it any more")
             one = self.idle.get()
             try:
                 one = one or self.start()
@@ -170,6 +172,8 @@ class Pool:
         one = Reader()
         with self.lock:
             self.readers.add(one)
+            if self.closed:
+                one.close()
         return one
 
     def drop(self, one: Reader) -> None:
@@ -180,6 +184,7 @@ class Pool:
 
     def close(self) -> None:
         with self.lock:
+            self.closed = True
             for one in self.readers:
                 one.close()
             self.readers.clear()

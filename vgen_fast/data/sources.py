@@ -21,7 +21,7 @@ class Source:
     kind: Kind = "film"
     number: int = 0  # of the record, the array's video or the cache's clip
     label: int | None = None
-    split: str | None = None
+    split: str | None = None  # or several, with spaces between them
 
 
 @dataclass(frozen=True)

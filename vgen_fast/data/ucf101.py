@@ -5,7 +5,8 @@
     ucfTrainTestlist/testlist0{1,2,3}.txt     Class/v_Class_g01_c01.avi
 
 Labels are numbered from 0 in the order of the classes' names, whatever classInd.txt says. Splits are "train1",
-"test1" and so on; without one, all films are taken. File names spell HandstandPushups as HandStandPushups.
+"test1" and so on; without one, all films are taken, each with all of its splits: "train1 test2 train3". File names
+spell HandstandPushups as HandStandPushups.
 """
 
 from pathlib import Path
@@ -29,6 +30,7 @@ CLASSES = tuple(
     ThrowDiscus TrampolineJumping Typing UnevenBars VolleyballSpiking WalkingWithDog WallPushups WritingOnBoard YoYo
     """.split()  # noqa: SIM905
 )
+SPLITS = tuple(f"{kind}{number}" for number in "123" for kind in ("train", "test"))
 
 
 def index(root: Path, split: str | None = None) -> Listing:
@@ -37,20 +39,30 @@ def index(root: Path, split: str | None = None) -> Listing:
     paths = {path.removeprefix("UCF-101/"): path for path in below(root, films, (".avi",))}
     if not paths:
         raise NoDataSet(f"{films} has no films")
-    names = list(paths) if split is None else listed(root, split)
-    there = sorted(name for name in names if name in paths)
+    if split is None:
+        splits = dict.fromkeys(paths, "")
+        for one in SPLITS:
+            if (root / list_of(one)).exists():
+                splits |= {name: f"{splits.get(name, '')} {one}".strip() for name in listed(root, one)}
+    else:
+        splits = dict.fromkeys(listed(root, split), split)
+    there = sorted(name for name in splits if name in paths)
     return Listing(
         tuple(
-            Source(Path(name).stem, paths[name], label=classes.index(name.split("/")[0]), split=split) for name in there
+            Source(Path(name).stem, paths[name], label=classes.index(name.split("/")[0]), split=splits[name] or None)
+            for name in there
         ),
         {"class": classes},
-        absent=len(names) - len(there),
+        absent=len(splits) - len(there),
     )
 
 
+def list_of(split: str) -> str:
+    return f"ucfTrainTestlist/{split[:-1]}list0{split[-1]}.txt"
+
+
 def listed(root: Path, split: str) -> list[str]:
-    kind, number = split[:-1], split[-1:]
-    if kind not in ("train", "test") or number not in "123":
+    if split not in SPLITS:
         raise NoDataSet(f"UCF-101 has the splits train1 to train3 and test1 to test3, not {split!r}")
-    lines = wanted(root, f"ucfTrainTestlist/{kind}list0{number}.txt").read_text().splitlines()
+    lines = wanted(root, list_of(split)).read_text().splitlines()
     return [line.split()[0] for line in lines if line.strip()]

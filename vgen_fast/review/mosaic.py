@@ -37,14 +37,19 @@ def unreadable(size: tuple[int, int]) -> np.ndarray:
     return np.where(near, 96, 48).astype(np.uint8)[None, :, :, None].repeat(3, axis=-1)
 
 
+def seen(count: int, length: int) -> np.ndarray:
+    """[length]: which of a clip's frames are shown; of more than there is room for, some from the first to the last."""
+    return np.arange(length) % count if count <= length else np.arange(length) * (count - 1) // (length - 1)
+
+
 def mosaic(cache: Cache, clips: list[int]) -> tuple[bytes, list[int]]:
     """An MP4 of these clips, and those that cannot be read. Every clip is played again until the longest one ends."""
     length = min(FRAMES, int(cache.frames[clips].max()))
     videos, bad = [], []
     for clip in clips:
         try:
-            videos.append(fewer_pixels(cache.read(clip, np.arange(length) % cache.frames[clip])))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, av.FFmpegError):
+            videos.append(fewer_pixels(cache.read(clip, seen(int(cache.frames[clip]), length))))
+        except (OSError, ValueError, zipfile.BadZipFile, av.FFmpegError):
             bad.append(clip)
             videos.append(fewer_pixels(unreadable(cache.size)).repeat(length, axis=0))
     with tempfile.TemporaryDirectory() as folder:

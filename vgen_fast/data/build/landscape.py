@@ -11,7 +11,7 @@ variance of values in [0, 1], the mean over pixels and channels) is below 0.001.
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class Landscape:
     fit: Fit
     fps: Fraction = Fraction(25)
     still: Literal["variance", "difference"] = "variance"
+    sound: ClassVar = ("still", "too short")
 
     def to_json(self) -> dict:
         return {"builder": "landscape", **asdict(self), "fps": str(self.fps), "filter": "bicubic, antialiased"}
@@ -105,6 +106,6 @@ class Landscape:
         """A clip's frames, made to fit, and how much moves in the whole picture."""
         kept, motion = [], Variance() if self.still == "variance" else Difference(len(indices))
         for frame in ingest.frames(pool, path, film, indices):
-            kept.append(self.fit(frame, film.aspect))
+            kept.append(self.fit(frame))  # its pixels are square by now
             motion.add(frame)
         return np.stack(kept), motion.score()

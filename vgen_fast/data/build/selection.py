@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Selection:
     take: Literal["all", "central", "groups"] = "all"
     frames: int | None = None  # of the central clip or of each group; at least that many of all
     short: Literal["reject", "repeat"] = "reject"  # fewer frames than that: or repeat the last one
+    sound: ClassVar = ()
 
     def to_json(self) -> dict:
         return {**asdict(self), "fps": None if self.fps is None else str(self.fps), "filter": "bicubic, antialiased"}

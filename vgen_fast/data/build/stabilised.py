@@ -18,7 +18,7 @@ allows all of a homography.
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -89,6 +89,7 @@ def nearer(direct: np.ndarray | None, product: np.ndarray, size: tuple[int, int]
 class Stabilised:
     fit: Fit
     motion: Motion = "homography"
+    sound: ClassVar = ("unsteady",)
 
     def to_json(self) -> dict:
         return {"builder": "stabilised", **asdict(self), "filter": "bicubic, antialiased"}
@@ -101,7 +102,7 @@ class Stabilised:
         kept, rejected, first, failed = [], [], DROPPED, 0
         while len(kept) + failed < MOST_CLIPS and first < len(film):
             taken = Counting(frames, MOST)
-            clip = [None if frame is None else self.fit(frame, film.aspect) for frame in stabilised(taken, self.motion)]
+            clip = [None if frame is None else self.fit(frame) for frame in stabilised(taken, self.motion)]
             name = f"{source.name}#{len(kept) + failed:03}"
             if not clip or clip[-1] is None or len(clip) < LEAST:
                 why = "a frame that does not match" if clip and clip[-1] is None else f"{len(clip)} frames"

@@ -9,6 +9,7 @@ two frames that follow each other have hardly a point in common shows two people
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Trailers:
     side: int = 300
     detector: str = "haar"  # or package.module:function
     landmarks: str = "box"
+    sound: ClassVar = ("no shots", "no faces")
 
     def __post_init__(self):
         object.__setattr__(self, "detect", plugged(self.detector, faces.DETECTORS))

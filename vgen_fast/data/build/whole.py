@@ -14,6 +14,8 @@ from .. import journal
 from ..cache import PROPERTIES, BadCache, name_of, read_index, write_tables
 from ..sources import natural
 
+OURS = {"train", "val"}  # that `split_by_source` makes
+
 
 def join(target: Path, parts: Sequence[Path]) -> None:
     """One cache of parts that were built on several machines; shards are linked where that is possible, else copied."""
@@ -60,11 +62,16 @@ def join(target: Path, parts: Sequence[Path]) -> None:
 
 
 def split_by_source(folder: Path, validation: int, seed: int = 0) -> None:
-    """Sources are drawn until they have so many clips, and are the split "val"; the others are "train" (S4 3.9)."""
+    """Sources are drawn until they have so many clips, and are the split "val"; the others are "train" (S4 3.9).
+
+    Of a cache that has a split "train" already, that one is split again; its other splits stay as they are.
+    """
     index = read_index(folder)
     clips = index["clips"]
-    sources = sorted(set(clips["source"]))
-    clips_of = Counter(clips["source"])
+    words = [(split or "").split() for split in clips["split"]]
+    mine = [i for i, known in enumerate(words) if OURS & set(known)] or list(range(len(words)))
+    clips_of = Counter(clips["source"][i] for i in mine)
+    sources = sorted(clips_of)
     drawn, count = set(), 0
     for place in np.random.default_rng(seed).permutation(len(sources)).tolist():
         if count >= validation:
@@ -72,8 +79,10 @@ def split_by_source(folder: Path, validation: int, seed: int = 0) -> None:
         drawn.add(sources[place])
         count += clips_of[sources[place]]
     if count < validation or len(drawn) == len(sources):
-        raise BadCache(f"{folder} has {len(clips['id'])} clips of {len(sources)} sources: {validation} leave no others")
-    clips["split"] = ["val" if source in drawn else "train" for source in clips["source"]]
+        raise BadCache(f"{folder} has {len(mine)} clips of {len(sources)} sources: {validation} leave no others")
+    for i in mine:
+        kept = [word for word in words[i] if word not in OURS]
+        clips["split"][i] = " ".join([*kept, "val" if clips["source"][i] in drawn else "train"])
     journal.replace_durably(folder / "index.json", json.dumps(index).encode())
 
 
