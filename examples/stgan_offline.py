@@ -83,7 +83,7 @@ def strips(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("stgan-offline"))
-    parser.add_argument("--count", type=int, default=400, help="videos of each set")
+    parser.add_argument("--count", type=int, default=200, help="videos of each set")
     parser.add_argument("--seeds", default="0-2", help="trainings of each kind in the augmentation study")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

@@ -107,38 +107,46 @@ def maximised(
     rngs: Sequence[torch.Generator],
     watch: Callable[[int, Seen], None] = lambda i, seen: None,
 ) -> Seen:
-    """Codes [B, T, Z] after all steps; a video whose class is seen for certain stays as it is.
+    """Codes [B, T, Z] after all steps; a video whose class is seen for certain stays as it is, and costs nothing more.
 
     `make` takes codes to a clip, `encode` a clip to codes. `watch` is told before each step, and at the end. Noise is
     drawn of a generator of random numbers for each video. FloatingPointError where a gradient is not finite.
     """
+    rows, seen = torch.arange(len(codes), device=codes.device), None
     for i in range(rule.iterations + 1):
         if i == rule.iterations:
             with torch.no_grad():
-                clip = make(codes)
-                seen = Seen(codes, clip, climbed(condition(clip), classes, rule.objective)[1])
-            watch(i, seen)
-            break
-        seen, gradient = ascent(make, condition, codes, classes, rule.objective)
+                clip = make(codes[rows])
+                part = Seen(codes[rows], clip, climbed(condition(clip), classes[rows], rule.objective)[1])
+        else:
+            part, gradient = ascent(make, condition, codes[rows], classes[rows], rule.objective)
+        seen = part if seen is None else Seen(codes, *map(partial(replaced, rows), seen[1:], part[1:]))
         watch(i, seen)
+        if i == rule.iterations:
+            break
         if not (finite := gradient.isfinite().flatten(1).all(dim=1)).all():
-            bad = int(finite.int().argmin())
+            bad = int(rows[finite.int().argmin()])
             raise FloatingPointError(f"the gradient of video {bad} is not finite after {i} steps")
         direction = rule.towards * gradient
         if rule.prior == "dae":
             with torch.no_grad():
-                direction += rule.back * (encode(seen.clip) - codes)
+                direction += rule.back * (encode(part.clip) - part.codes)
         elif rule.prior == "l1":
-            direction -= rule.back * codes.sign()
-        noise = torch.stack([torch.randn(codes.shape[1:], generator=rng) for rng in rngs])
+            direction -= rule.back * part.codes.sign()
+        noise = torch.stack([torch.randn(codes.shape[1:], generator=rngs[row]) for row in rows.tolist()])
         direction += rule.noise * noise.to(codes)
         size = direction.abs().mean(dim=(1, 2), keepdim=True)
-        going = (seen.probability < REACHED)[:, None, None] & (size > 0)
-        if not going.any():
+        moved = (part.codes + rule.length(i) / size.clamp_min(1e-38) * direction).clamp(0, LARGEST)
+        going = (part.probability < REACHED) & (size > 0).flatten()
+        rows = rows[going]
+        if not len(rows):
             break
-        moved = (codes + rule.length(i) / size.clamp_min(1e-38) * direction).clamp(0, LARGEST)
-        codes = torch.where(going, moved, codes)
+        codes = codes.index_copy(0, rows, moved[going])
     return seen
+
+
+def replaced(rows: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    return old.index_copy(0, rows, new)
 
 
 def encoder_of(cfg: stgan.Config) -> caffenet.Encoder:
