@@ -27,6 +27,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("verb", [[], ["evaluate"]])
+def test_nobody_reading_on_ends_a_command_without_a_traceback(verb, monkeypatch):
+    """As after `| head -1`, whether the bytes are written at once or as Python ends."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    words = [sys.executable, "-m", "vgen_fast", *verb, "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def test_importing_the_package_imports_no_torch():
     done = run("-c", "import sys, vgen_fast, vgen_fast.cli, vgen_fast.doctor; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -75,8 +76,23 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; its exit code, 2 for a command that does not exist."""
+    """Runs one verb; its exit code, 2 for a command that does not exist, 1 where nobody reads on what it says."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it once: huge pages, or faults take half the time
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, as nothing is caught where Python ends
+    except BrokenPipeError:
+        stdout, ends = sys.stdout.fileno(), select.poll()
+        ends.register(stdout, 0)
+        if not ends.poll(0):  # it is another pipe that broke
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     verbs = "\n".join(f"  {name:<12}{text}" for name, (text, _) in VERBS.items())
     parser = argparse.ArgumentParser(

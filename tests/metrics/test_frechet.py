@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vgen_fast import ops
-from vgen_fast.metrics.frechet import influence, moments, replicates
+from vgen_fast.metrics.frechet import gaussian, influence, moments, replicates
 from vgen_fast.metrics.interval import interval, means, weights
 
 
@@ -14,25 +14,26 @@ def drawn(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) @ mix + shift
 
 
-def weighted(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance; that of equal weights is the unbiased one."""
+def weighted(x: torch.Tensor, weight: torch.Tensor, biased: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and covariance; that of equal weights is the unbiased one, or the one divided by N."""
     mean = weight @ x
     centred = x - mean
-    return mean, (weight[:, None] * centred).T @ centred * len(x) / (len(x) - 1)
+    return mean, (weight[:, None] * centred).T @ centred * (1 if biased else len(x) / (len(x) - 1))
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("count", [300, 12])
-def test_it_is_the_derivative_by_the_weight_of_a_sample(count):
+def test_it_is_the_derivative_by_the_weight_of_a_sample(count, biased):
     """Also with fewer samples than dimensions. More weight on i takes from all: (1 - e) w + e at i."""
-    x, y = drawn(count, 20, 0), drawn(400, 20, 1, 0.5)
-    other = (moments(y).mean, moments(y).covariance())
-    even, found, step = torch.full((count,), 1 / count, dtype=torch.float64), influence(x, moments(y)), 1e-6
+    x, y = drawn(count, 20, 0), drawn(30, 20, 1, 0.5)
+    other = weighted(y, torch.full((30,), 1 / 30, dtype=torch.float64), biased)
+    even, found, step = torch.full((count,), 1 / count, dtype=torch.float64), influence(x, moments(y), biased), 1e-6
     for i in range(5):
         moved = []
         for e in (-step, step):
             weight = even * (1 - e)
             weight[i] += e
-            moved.append(ops.frechet_distance(weighted(x, weight), other))
+            moved.append(ops.frechet_distance(weighted(x, weight, biased), other))
         assert found[i].item() == pytest.approx(float(moved[1] - moved[0]) / (2 * step), rel=1e-4)
     assert found.mean().item() == pytest.approx(0, abs=1e-9)
 
@@ -45,6 +46,16 @@ def test_replicates_spread_as_other_draws_do_around_the_distance():
     distance = ops.frechet_distance(moments(drawn(300, 6, 7777)), moments(drawn(300, 6, 7778, 0.5)))
     low, high = interval(found)
     assert low < distance < high
+
+
+def test_replicates_of_covariances_by_n_lie_around_the_distance_by_n():
+    """Of 16 samples in as many dimensions it is far below the unbiased one, whose interval need not hold it."""
+    x, y = drawn(16, 16, 0), drawn(16, 16, 1, 0.1)
+    distance, unbiased = (
+        float(ops.frechet_distance(*(gaussian(moments(side), biased) for side in (x, y)))) for biased in (True, False)
+    )
+    found = replicates(x, y, biased=True)
+    assert float(found.mean()) == pytest.approx(distance, abs=abs(unbiased - distance) / 2)
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():

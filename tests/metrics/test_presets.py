@@ -24,7 +24,7 @@ def stand_in(name: str, frames: bool = False) -> View:
     def see(video, labels):
         x = video.double().mean(dim=1).flatten(2).mean(dim=2)[:, :16]  # [N, 16]
         x = x[:, None] * torch.linspace(0.5, 1.5, 4, dtype=torch.float64)[:, None] if frames else x
-        parts = ("features", "logits", "fc6", "fc7", "before_fc6")
+        parts = ("features", "logits", "fc6", "fc7", "before_fc6", "pool5")
         return {**dict.fromkeys(parts, x), "probabilities": x.softmax(dim=-1)}
 
     return View(name, see)
@@ -45,6 +45,8 @@ WANTED = {
         "inception score/c3d as_tgan/eps 1e-07",
         "frechet/c3d as_tgan/fc6",
         "frechet/c3d as_tgan/before fc6",
+        "frechet/c3d as_tgan/pool5",
+        "frechet/c3d as_tgan/fc7",
         "pgan/middle frame",
         "pgan/10000 pairs/middle frame",
     ],

@@ -26,13 +26,10 @@ def flat(features: Tensor) -> Tensor:
 def frechet_distance(name: str, view: View, part: str, protocol: str, *, seed: int = 0, biased: bool = False) -> Metric:
     """Of features of clips or of their frames. `biased` divides the covariances by N, as StyleGAN-V does."""
 
-    def side(features: Tensor) -> ops.FeatureMoments | tuple[Tensor, Tensor]:
-        found = frechet.moments(flat(features))
-        return (found.mean, found.covariance() * ((found.count - 1) / found.count)) if biased else found
-
     def measure(real: Rows, fake: Rows) -> Measured:
         x, y = real[part], fake[part]
-        return ops.frechet_distance(side(x), side(y))[None], lambda: frechet.replicates(x, y, seed=seed)
+        sides = (frechet.gaussian(frechet.moments(flat(features)), biased) for features in (x, y))
+        return ops.frechet_distance(*sides)[None], lambda: frechet.replicates(x, y, seed=seed, biased=biased)
 
     return Metric(name, "low", f"frechet{' by n' if biased else ''}/{protocol}", view, (part,), measure)
 

@@ -199,14 +199,16 @@ def stylegan_v(seed: int) -> list[Metric]:
 
 def thesis(seed: int) -> list[Metric]:
     """The thesis of the progressive video GAN: inception score as TGAN's, Frechet distance of C3D's fc6 on 10,000 clips
-    of each side, after the ReLU as the headline and before it beside; smaller clips are enlarged bicubically. PGAN's
-    pieces and pairs are of middle frames.
+    of each side, after the ReLU as the headline and before it beside, and of pool5 and fc7; smaller clips are enlarged
+    bicubically. PGAN's pieces and pairs are of middle frames.
     """
     seen = c3d_view(c3d.as_tgan, "128x128 bicubic")
     return [
         measures.inception("inception score", seen, seen.name, eps=1e-7, seed=seed),
         measures.frechet_distance("fid, c3d fc6", seen, "fc6", f"{seen.name}/fc6", seed=seed),
         measures.frechet_distance("fid, c3d fc6 before relu", seen, "before_fc6", f"{seen.name}/before fc6", seed=seed),
+        measures.frechet_distance("fid, c3d pool5", seen, "pool5", f"{seen.name}/pool5", seed=seed),
+        measures.frechet_distance("fid, c3d fc7", seen, "fc7", f"{seen.name}/fc7", seed=seed),
         measures.pieces("pieces", FRAME, "frame", "middle frame", seed=seed),
         measures.similarity_of_pairs("ms-ssim of pairs", FRAME, "frame", "middle frame", pairs=10_000, seed=seed),
     ]
