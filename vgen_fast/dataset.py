@@ -18,6 +18,17 @@ def dataset(
     config: Config, complain: Callable[[str], None] = report.complain, size: tuple[int, int, int] | None = None
 ) -> Batches:
     """By position in the endless stream of clips, of the size of the system's without another one."""
+    clips, labels = opened(config, complain, size)
+    if config.system.classes and config.system.classes != labels:
+        have, want = (", ".join(map(str, counts)) or "no" for counts in (labels, config.system.classes))
+        refuse(f"{config.data} has {have} classes, the system {want}")
+    return clips
+
+
+def opened(
+    config: Config, complain: Callable[[str], None] = report.complain, size: tuple[int, int, int] | None = None
+) -> tuple[Batches, tuple[int, ...]]:
+    """The clips, and how many values each of their labels has."""
     size, path = size or config.system.sizes[-1], Path(config.data)
     if config.data != "shapes" and not path.is_dir():
         refuse(f'--data {config.data}: neither a folder nor "shapes"')
@@ -38,7 +49,4 @@ def dataset(
             labels = (len(clips.classes),)
     except (NoDataSet, BadCache) as error:
         refuse(str(error))
-    if config.system.classes and config.system.classes != labels:
-        have, want = (", ".join(map(str, counts)) or "no" for counts in (labels, config.system.classes))
-        refuse(f"{config.data} has {have} classes, the system {want}")
-    return clips
+    return clips, labels

@@ -16,6 +16,7 @@ import yaml
 
 from vgen_fast import recipes
 from vgen_fast.data import write
+from vgen_fast.data.cache import Clip, Writer
 from vgen_fast.data.journal import whole_lines
 from vgen_fast.train import checkpoint
 from vgen_fast.train.__main__ import main, opened
@@ -361,3 +362,27 @@ def test_an_option_that_would_do_nothing_or_cannot_be_is_one_sentence(words, sen
 def test_help_is_given_wherever_it_stands(here, capsys):
     assert main(["tiny", "--clips", "10", "--help"]) == 0
     assert "--clips INT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", [{}, {"class": ("a", "b")}], ids=["no labels", "two classes"])
+def test_the_built_in_recipe_takes_the_labels_of_other_data_or_none(labels, tmp_path, capsys):
+    writer = Writer(tmp_path / "my.vgc", (32, 32), {})
+    clips = np.random.default_rng(0).integers(0, 256, (4, 8, 32, 32, 3)).astype(np.uint8)
+    for i, frames in enumerate(clips):
+        writer.add(str(i), [(Clip(str(i), 8.0, i % 2 if labels else None), frames)])
+    writer.finish(labels, {})
+    words = [
+        "--data",
+        str(tmp_path / "my.vgc"),
+        "--outdir",
+        str(tmp_path / "run"),
+        "--clips",
+        "8",
+        "--every.judged",
+        "0",
+    ]
+    assert main(words) == 0, capsys.readouterr().err
+    system = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["system"]
+    assert system["classes"] == ([2] if labels else [])
+    assert main(words) == 0
+    assert "complete: 8 clips seen" in capsys.readouterr().out

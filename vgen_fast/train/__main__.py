@@ -20,6 +20,7 @@ from ..config import Config, Settings
 from ..data.decode import TooMuchBadData
 from ..data.journal import replace_durably, write_whole
 from ..dataset import dataset
+from ..dataset import opened as opened_data
 from ..inflate import inflated
 from ..metrics.sliced_distance import sliced_distance
 from ..models.system import System
@@ -87,6 +88,8 @@ def main(argv: Sequence[str]) -> int:
         command = changed(command, {path: value for path, value in values.items() if path[0] in Command.model_fields})
         config = changed(config, {path: value for path, value in values.items() if path[0] in Config.model_fields})
         idle(config, {path[0] for path in values})
+        if recipe == BUILT_IN and config.data != "shapes":  # made for labels, takes the data's or none
+            config = config.model_copy(update={"system": replace(config.system, classes=opened_data(config)[1])})
         device = device_of(command.device)
         if command.dry_run:
             return dry_run(config, command, device)
