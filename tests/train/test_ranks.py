@@ -165,6 +165,36 @@ def test_many_ranks_that_are_at_one_step_are_not_told_apart(size, monkeypatch):
         ranks.total([torch.zeros(3)])
 
 
+DRIFT = """
+import os, sys
+import torch
+sys.path.insert(0, {root!r})
+from tests.train import tiny_recipe
+from vgen_fast.train import run
+
+real = run.step
+def step(state, *given):
+    losses = real(state, *given)
+    if os.environ["RANK"] == "1" and state.clips_seen == 16:
+        weight = state.system.critics[0].module.state_dict()[{name!r}].view(-1)
+        weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
+    return losses
+run.step, run.AGREE = step, 2
+sys.exit(tiny_recipe.command())
+"""
+
+
+def test_a_rank_whose_weights_drift_by_one_bit_is_noticed(tmp_path):
+    (tmp_path / "drift.py").write_text(DRIFT.format(root=str(ROOT), name="head.weight"))
+    command = [*TORCHRUN, str(tmp_path / "drift.py"), "--outdir", str(tmp_path / "run"), "--clips", "96"]
+    one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=one_core)
+    assert done.returncode != 0
+    assert re.search(r"[1-9]\d* tensors are not those of another rank, the first is video/", done.stderr), done.stderr
+    (lost,) = [e for e in whole_lines(tmp_path / "run" / "events.jsonl") if e["event"] == "rank_lost"]
+    assert "tensors are not those" in lost["reason"]
+
+
 def test_what_looks_at_the_whole_batch_is_refused_on_several_ranks():
     shared((), 1, True, 1)
     shared((), 1, False, 2)

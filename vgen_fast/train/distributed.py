@@ -7,7 +7,7 @@ left one out is noticed at once: Gloo itself would go on and pair the wrong step
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +43,12 @@ def group_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> s
     raise PeerLost(f"rank {rank} waited {timeout} for rank 0")
 
 
+def bits(tensor: Tensor) -> Tensor:
+    """Their sum, each element read as an integer."""
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.detach().contiguous().view(-1).view(kinds[tensor.element_size()]).sum(dtype=torch.int64)
+
+
 class Ranks:
     """This process among those that train together; alone, everything here costs nothing."""
 
@@ -74,6 +80,17 @@ class Ranks:
         for gradient in gradients:
             gradient.copy_(flat[position : position + gradient.numel()].view_as(gradient))
             position += gradient.numel()
+
+    def agree(self, tensors: Mapping[str, Tensor]) -> None:
+        """PeerLost if these tensors have other bits on another rank, told by the sum of each one's as integers."""
+        if self.size == 1:
+            return
+        least = torch.stack([bits(tensor) for tensor in tensors.values()]).cpu()
+        most = least.clone()
+        self._run(dist.all_reduce, least, op=dist.ReduceOp.MIN)
+        self._run(dist.all_reduce, most, op=dist.ReduceOp.MAX)
+        if wrong := [name for name, low, high in zip(tensors, least, most, strict=True) if low != high]:
+            raise PeerLost(f"{len(wrong)} tensors are not those of another rank, the first is {wrong[0]}")
 
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""

@@ -22,7 +22,7 @@ from ..models.system import Draw, System
 from . import checkpoint, divergence, report
 from .distributed import PeerLost, Ranks
 from .folder import Folder
-from .loop import Batches, State, Training, start, step
+from .loop import Batches, State, Training, networks, start, step
 from .memory import give_back
 from .schedule import due, stage_at, work
 from .seeding import derived
@@ -33,6 +33,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what
 IN_A_ROW = 10  # bad steps before a rollback
 AFTER_YOU = 2.0  # seconds that a rank that lost another lets it go first: torchrun tells the first code
 AT_ONCE = 8  # clips of those that a checkpoint is judged by
+AGREE = 50  # steps of the generator from one comparison of the ranks' networks to the next
 TIDY = 64  # steps after which freed memory goes back to the system
 SINCE = 250  # steps before the verdict that a run has diverged; what was saved since is not trusted
 ROLLBACKS, WITHIN = 3, 1000  # that many rollbacks within so many steps end the run
@@ -71,6 +72,12 @@ class Signals:
 
     def _note(self, number: int, _frame: object) -> None:
         self.number = self.number or number
+
+
+def networks_of(state: State) -> dict[str, Tensor]:
+    """All weights and statistics, by name."""
+    modules = {**networks(state.system), "average": state.average}
+    return {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 
 class Signalled(Exception):
@@ -311,6 +318,8 @@ class Run:
             if number := self.ranks.largest(self.signals.number):
                 self.event("signal", number=number)
                 return 128 + number
+            if self.ranks.size > 1 and state.steps["generator"] % AGREE == 0:
+                self.ranks.agree(networks_of(state))
             before, stage = state.clips_seen, stage_at(self.training.phases, state.clips_seen)
             skipped = dict(state.events)
             losses = step(state, self.training, self.batches, self.ranks.total, (self.ranks.rank, self.ranks.size))
