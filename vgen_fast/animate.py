@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from .config import Config, Settings
+from .config import Config
 from .data import transforms
 from .data.decode import Rejected
 from .data.pool import Pool
 from .data.resize import Fit, resize
 from .data.sources import PICTURES, below
+from .device import Placed, device_of
 from .models.system import Draw, Inputs, System
 from .options import changed, help_text, options_of, parse, refuse
-from .sample import finish, numbers, recorded, restored
+from .sample import beside_the_generator, finish, numbers, recorded, restored
 from .train import report, seeding
 
 EXAMPLES = """examples:
@@ -30,7 +31,7 @@ AT_ONCE = 24  # frames
 KINDS = (".mp4", ".gif", ".png", ".npz")
 
 
-class Command(Settings):
+class Command(Placed):
     run: str | None = None
     """The run folder of the generator: style-based prediction, DVD-GAN-S or VGAN's prediction."""
     out: str = "animated.mp4"
@@ -109,7 +110,7 @@ def predictor(command: Command) -> tuple[System, Config]:
         refuse(f"--frames: the length of a {config.system.name} generator's clips is fixed, {trained}")
     if longest and longest < trained:
         longest = trained  # and cut: critics may not see shorter ones
-    system, config, _ = restored(Path(command.run), command.checkpoint, longest)
+    system, config, _ = restored(Path(command.run), command.checkpoint, longest, device_of(command.device))
     if system.sees != "frame":
         refuse(f"{command.run} is a {config.system.name} generator that starts from no frame: it cannot go on from one")
     if longest and longest > trained:
@@ -156,7 +157,7 @@ def futures(
         if len(seeds) > 1 and not inputs.latents.numel():
             refuse(f"--seeds: this {config.system.name} generator draws nothing at random: a photograph has one future")
         for piece in rollout(system, config, inputs):
-            pieces.append(transforms.to_frames(transforms.to_bytes(piece))[0].numpy())
+            pieces.append(transforms.to_frames(transforms.to_bytes(piece))[0].cpu().numpy())
             done += len(pieces[-1])
             report.show(f"{path}, seed {seed}: {min(done, frames)} of {frames} frames")
             if done >= frames:
@@ -176,6 +177,7 @@ def futures(
 @torch.no_grad()
 def rollout(system: System, config: Config, inputs: Inputs) -> Iterator[torch.Tensor]:
     """Videos [1, 3, t, H, W], one after the other."""
+    inputs = beside_the_generator(system, inputs)
     if system.rollout:
         yield from system.rollout(inputs, AT_ONCE)
     else:

@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .config import Settings
 from .data import transforms
 from .data.cache import BadCache, Cache
 from .data.journal import replace_durably
@@ -19,6 +18,7 @@ from .data.loader import CachedClips, Window
 from .data.sources import NoDataSet
 from .data.strips import Shrink, Strips
 from .data.synthetic import MovingShapes
+from .device import Placed, device_of
 from .nets import c3d, trained, weights
 from .nets.trained import FACTS, WEIGHTS, Facts, Kind, Trained
 from .nets.weights import BadWeights
@@ -39,7 +39,7 @@ SIZE = (8, 32, 32)  # of the built-in videos
 SAVED_EVERY = 60.0  # seconds
 
 
-class Command(Settings):
+class Command(Placed):
     data: str = "shapes"
     """The built-in "shapes"; a cache, NAME.vgc, with labels; or a folder of classes, each a folder of film strips."""
     size: tuple[int, int, int] | None = None
@@ -95,7 +95,7 @@ def classifier(words: Sequence[str]) -> int:
         report.show(f"complete: {summary(found)}")
         return 0
     torch.manual_seed(command.seed)
-    network = Trained(facts, started(facts, command.weights), "")
+    network = Trained(facts, started(facts, command.weights), "").to(device_of(command.device))
     folder.mkdir(parents=True, exist_ok=True)
     fit = Fit(network, plan, place)
     if fit.restore(folder):
@@ -108,7 +108,7 @@ def classifier(words: Sequence[str]) -> int:
     if test:
         of_videos = video_accuracy(network, whole(test[0])) if isinstance(test[0], CachedClips) else None
         facts = replace(facts, accuracy=accuracy(network, *test, place), video_accuracy=of_videos)
-    torch.save(network.inner.state_dict(), folder / WEIGHTS)
+    torch.save(network.cpu().inner.state_dict(), folder / WEIGHTS)
     replace_durably(folder / FACTS, trained.facts_json(facts))
     report.show(summary(trained.load(folder)))
     return 0

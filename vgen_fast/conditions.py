@@ -57,7 +57,9 @@ def of_lrcn(network: lrcn.LRCN) -> Condition:
 
     def condition(clip: Tensor, recompute: bool = False) -> Tensor:
         shifted = clip + between.to(clip)[:, None, None, None]
-        return network.over_time(by_frames(network.of_frames, shifted, recompute))[0]
+        seen = by_frames(network.of_frames, shifted, recompute)
+        with torch.backends.cudnn.flags(enabled=False):  # whose LSTM has no backward in evaluation
+            return network.over_time(seen)[0]
 
     return condition
 

@@ -10,10 +10,10 @@ from typing import Literal
 from pydantic import Field
 
 from . import sides
-from .config import Settings
 from .data.journal import write_whole
 from .data.plugs import BadPlug, plugged
 from .data.pool import Pool
+from .device import Placed, device_of
 from .metrics import presets
 from .metrics.content_distance import colours
 from .metrics.measures import COLOURS, content_view
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
   python -m vgen_fast evaluate fakes.npz --real ucf101.vgc --split test1 --protocol fvd"""
 
 
-class Command(Settings):
+class Command(Placed):
     real: str | None = None
     """Real clips: a cache, an array or a folder of videos; without it those that the run was trained on."""
     split: str | None = None
@@ -91,7 +91,8 @@ def evaluate(words: list[str]) -> int:
 
 def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score], dict, Path]:
     """The scores, facts about the clips, and where both go."""
-    classifier = load_classifier(command) if command.protocol == OWN else None
+    device = device_of(command.device)
+    classifier = load_classifier(command).to(device) if command.protocol == OWN else None
     label = classifier.facts.label if classifier else None
     protocol = PROTOCOLS[command.protocol]
     clips, times = command.clips or protocol.clips, protocol.times
@@ -99,7 +100,8 @@ def measured(what: str, command: Command, pool: Pool) -> tuple[dict[str, Score],
     if run:
         seed = command.seed * times * clips
         data = {"data": command.data, "split": command.split} if command.data else {}
-        fake, config, clips_seen = sides.of_run(Path(what), command.checkpoint, seed, label, data, command.frames)
+        given = (command.checkpoint, seed, label, data, command.frames, device)
+        fake, config, clips_seen = sides.of_run(Path(what), *given)
         facts = {"run": what, "checkpoint": command.checkpoint, "clips_seen": clips_seen}
         out = Path(what) / ("scores.json" if command.checkpoint == "newest" else f"scores-{command.checkpoint}.json")
     else:

@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from .config import Config, Settings
+from .config import Config
 from .data import transforms
 from .data.journal import write_whole
 from .data.loader import CachedClips
 from .dataset import dataset
+from .device import Placed, device_of
 from .models import vgan
 from .options import changed, help_text, options_of, parse, refuse
 from .sample import chosen_checkpoint, recorded
@@ -43,7 +44,7 @@ CLIPS = 10  # of a test video, evenly spaced, whose probabilities are averaged
 TOGETHER = 64  # clips that are looked at at once
 
 
-class Command(Settings):
+class Command(Placed):
     data: str | None = None
     """Labelled clips: the built-in "shapes" or a cache; without it those of the run."""
     label: str | None = None
@@ -73,8 +74,11 @@ class Told(nn.Module):
         super().__init__()
         self.inner, self.facts = inner, Shown(size)
 
+    def shown(self, video: Tensor) -> Tensor:
+        return video.to(next(self.parameters()).device).float() / 127.5 - 1
+
     def forward(self, video: Tensor) -> Tensor:
-        return self.inner(video.float() / 127.5 - 1)
+        return self.inner(self.shown(video))
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def learned(start: Start, cfg: vgan.Config, weights: dict, clips: Labelled, comm
     if start != "drawn":
         known = {name: value for name, value in weights.items() if name.startswith("features.")}
         inner.load_state_dict({**inner.state_dict(), **known})
-    network = Told(inner, cfg.sizes[0])
+    network = Told(inner, cfg.sizes[0]).to(device_of(command.device))
     if start == "frozen":
         regress(network, clips, command.decay)
     else:
@@ -190,12 +194,13 @@ def regress(network: Told, clips: Labelled, decay: float) -> None:
     with torch.no_grad():
         for positions in torch.arange(clips.count).split(TOGETHER):
             video, labels = clips(positions, network.facts.size)
-            features.append(inner.features(video.float() / 127.5 - 1).flatten(1))
+            features.append(inner.features(network.shown(video)).flatten(1))
             wanted.append(labels[:, clips.place])
-    x, y = torch.cat(features), torch.cat(wanted)
+    x = torch.cat(features)
+    y = torch.cat(wanted).to(x.device)
     centre, width = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
     x = (x - centre) / width / math.sqrt(x.shape[1])
-    weight, bias = (torch.zeros(clips.classes, n, requires_grad=True) for n in (x.shape[1], 1))
+    weight, bias = (torch.zeros(clips.classes, n, device=x.device, requires_grad=True) for n in (x.shape[1], 1))
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

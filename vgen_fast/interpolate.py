@@ -17,6 +17,7 @@ from .config import Config
 from .data import transforms
 from .data.loader import CachedClips
 from .dataset import dataset
+from .device import device_of
 from .metrics.ssim import SMALLEST, coherence, ms_ssim
 from .options import Refused, refuse
 from .sample import Output, chosen_labels, finish, inputs_of, numbers, restored, understood, videos
@@ -50,7 +51,7 @@ def interpolate(words: list[str]) -> int:
     if run is None:
         return 0
     seeds = numbers(command.seeds or ("0-99" if command.pairs else "0,1"))
-    system, config, clips_seen = restored(run, command.checkpoint)
+    system, config, clips_seen = restored(run, command.checkpoint, device=device_of(command.device))
     of_images, asked = config.system.sizes[-1][0] == 1, command.labels
     if command.pairs:
         if not of_images or config.system.sizes[-1][1] < SMALLEST:

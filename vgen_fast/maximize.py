@@ -24,6 +24,7 @@ from .conditions import Leader, by_frames, leader_of
 from .config import bytes_of
 from .data import transforms
 from .data.cache import BadCache, Clip, Writer
+from .device import device_of
 from .layers.segment import recomputing
 from .models import stgan
 from .nets import caffenet, weights
@@ -204,6 +205,7 @@ def maximize(words: list[str]) -> int:
     if source is None:
         return 0
     leader = leader_of(command.condition)
+    leader.network.to(device_of(command.device))
     generator, about = generator_of(source, command)
     made = generator.cfg
     if made.frames < leader.frames:
@@ -215,7 +217,8 @@ def maximize(words: list[str]) -> int:
         jobs = [(chosen[i % len(chosen)], i // len(chosen)) for i in range(command.count)]
     else:
         jobs = [(c, seed) for c in chosen for seed in numbers(command.seeds)]
-    maker = Maker(generator, encoder_of(made), leader, command, *at_once(generator, leader, command))
+    encoder = encoder_of(made).to(next(generator.parameters()).device)
+    maker = Maker(generator, encoder, leader, command, *at_once(generator, leader, command))
     try:
         if maker.quiet:
             return kept(maker, jobs, about)
@@ -227,26 +230,27 @@ def maximize(words: list[str]) -> int:
 
 def generator_of(source: Path, command: Command) -> tuple[stgan.Generator, str]:
     """A run's or the released one, of images inflated; and what tells it from others."""
+    device = device_of(command.device)
     if source.is_file():
         cfg = stgan.Config(frames=command.frames or 16)
         try:
             flat = stgan.load(source, replace(cfg, depth=1, frames=1))
         except BadWeights as error:
             refuse(str(error))
-        return inflation(flat, cfg), f"{source.name}@{weights.digest(source)[:12]}, inflated"
+        return inflation(flat.to(device), cfg), f"{source.name}@{weights.digest(source)[:12]}, inflated"
     config = recorded(source)
     if not isinstance(config.system, stgan.Config):
         refuse(f"{source} is a {config.system.name} run: maximize changes the codes of stgan's generator")
     newest = chosen_checkpoint(source, config, command.checkpoint)
     about = f"{config.recipe}, {newest.clips_seen} clips@{newest.manifest['files'][AVERAGE]['sha256'][:12]}"
     if config.system.depth == 1 and (command.frames or 1) > 1:
-        flat = restored(source, command.checkpoint)[0].generator
+        flat = restored(source, command.checkpoint, device=device)[0].generator
         return inflation(flat, replace(config.system, depth=3, frames=command.frames)), f"{about}, inflated"
-    return restored(source, command.checkpoint, command.frames)[0].generator, about
+    return restored(source, command.checkpoint, command.frames, device)[0].generator, about
 
 
 def inflation(flat: stgan.Generator, cfg: stgan.Config) -> stgan.Generator:
-    generator = stgan.Generator(cfg)
+    generator = stgan.Generator(cfg).to(next(flat.parameters()).device)
     stgan.inflate(flat, generator)
     return generator.eval()
 
@@ -363,8 +367,8 @@ def held(generator: stgan.Generator, leader: Leader, batch: int, recompute: bool
     generator.requires_grad_(False)
     again = recomputing(generator) if recompute else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True), memory.Live() as live, again:
-        codes = torch.zeros(batch, cfg.frames, cfg.codes)
-        classes = torch.zeros(batch, dtype=torch.long)
+        codes = torch.zeros(batch, cfg.frames, cfg.codes, device=next(generator.parameters()).device)
+        classes = torch.zeros(batch, dtype=torch.long, device=codes.device)
         ascent(partial(clip_of, generator), partial(asked, cfg, leader, recompute), codes, classes, "ppgn")
     networks = (generator, leader.network)
     return live.most + sum(p.untyped_storage().nbytes() for network in networks for p in network.parameters())
@@ -374,7 +378,7 @@ def kept(maker: Maker, jobs: list[tuple[int, int]], about: str) -> int:
     """Into a cache, a batch after the other; what an interrupted command has kept is not made again."""
     command, leader = maker.command, maker.leader
     size = (leader.size or maker.generator.cfg.size,) * 2
-    how = command.model_dump(exclude={"out", "columns", "fps", "batch", "memory", "condition", "checkpoint"})
+    how = command.model_dump(exclude={"out", "columns", "fps", "batch", "memory", "condition", "checkpoint", "device"})
     recipe = {"generator": about, "condition": leader.name, "label": leader.label, **how}
     try:
         writer = Writer(Path(command.out), size, recipe)

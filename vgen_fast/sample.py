@@ -11,9 +11,10 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 from yaml import YAMLError
 
-from .config import Config, Settings, from_yaml
+from .config import Config, from_yaml
 from .data import synthetic, transforms, write
 from .dataset import dataset
+from .device import CPU, Placed, device_of
 from .layers.batch_norm import BatchNorm
 from .models.system import Draw, Inputs, System
 from .options import changed, help_text, options_of, parse, refuse, sentence
@@ -30,7 +31,7 @@ GENERATE_EXAMPLES = """examples:
   python -m vgen_fast generate runs/shapes --labels clockwise,square,red --out red.png"""
 
 
-class Sampled(Settings):
+class Sampled(Placed):
     """What all verbs that make videos of a run have."""
 
     out: str = "samples.mp4"
@@ -64,7 +65,7 @@ def generate(words: list[str]) -> int:
     if run is None:
         return 0
     seeds = numbers(command.seeds)
-    system, config, clips_seen = restored(run, command.checkpoint, command.frames)
+    system, config, clips_seen = restored(run, command.checkpoint, command.frames, device_of(command.device))
     inputs = inputs_of(system, config, seeds, chosen_labels(config, seeds, command.labels), command.truncation)
     made = videos(system, config, inputs, clips_seen)
     if command.truth:
@@ -122,8 +123,11 @@ def recorded(run: Path) -> Config:
         refuse(f"{run / 'config.yaml'} cannot be read: {first}")
 
 
-def restored(run: Path, which: str = "newest", frames: int | None = None) -> tuple[System, Config, int]:
-    """A run's system with the averaged generator of the newest or best whole checkpoint, and the clips it has seen.
+def restored(
+    run: Path, which: str = "newest", frames: int | None = None, device: torch.device = CPU
+) -> tuple[System, Config, int]:
+    """A run's system with the averaged generator of the newest or best whole checkpoint, on that device, and the clips
+    it has seen.
 
     Or "untrained": as it was before the first step, at the level that the run ends at, but for batch norm's running
     statistics: those of a batch, as without any it would make next to nothing.
@@ -140,12 +144,17 @@ def restored(run: Path, which: str = "newest", frames: int | None = None) -> tup
         torch.manual_seed(config.seed)
         system = build(config)
         settle(system, config)
-        return with_prior(system, config), config, config.clips
+        return placed(with_prior(system, config), device), config, config.clips
     chosen = chosen_checkpoint(run, config, which)
     system = build(config)
     system.generator.load_state_dict(checkpoint.tensors(chosen, "average.safetensors"), strict=True)
     system.generator.eval()
-    return with_prior(system, config), config, chosen.clips_seen
+    return placed(with_prior(system, config), device), config, chosen.clips_seen
+
+
+def placed(system: System, device: torch.device) -> System:
+    system.generator.to(device)
+    return system
 
 
 def with_prior(system: System, config: Config) -> System:
@@ -218,13 +227,18 @@ def chosen_labels(config: Config, seeds: list[int], text: str | None) -> Tensor 
     return torch.tensor([row] * len(seeds))
 
 
+def beside_the_generator(system: System, inputs: Inputs) -> Inputs:
+    device = next(system.generator.parameters()).device
+    return inputs.each(lambda tensor: tensor.to(device))
+
+
 @torch.no_grad()
 def videos(system: System, config: Config, inputs: Inputs, clips_seen: int) -> np.ndarray:
     """uint8 [N, T, H, W, 3], at the level that the run has reached, a few at a time."""
-    stage, device = config.stage(max(clips_seen - 1, 0)), next(system.generator.parameters()).device
-    found = []
+    stage, found = config.stage(max(clips_seen - 1, 0)), []
     for rows in torch.arange(len(inputs.latents)).split(8):
-        video = system.video(system.generator(inputs.each(lambda t: t[rows].to(device)), stage))  # noqa: B023
+        some = beside_the_generator(system, inputs.each(lambda t: t[rows]))  # noqa: B023
+        video = system.video(system.generator(some, stage))
         found.append(transforms.to_frames(transforms.to_bytes(video)).cpu())
     return torch.cat(found).numpy()
 

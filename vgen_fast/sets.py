@@ -29,6 +29,7 @@ from .data.cached import clip as known_clip
 from .data.journal import write_whole
 from .data.loader import CachedClips, Window
 from .data.ucf101 import CLASSES
+from .device import Placed, device_of
 from .metrics import inception_score, interval, presets
 from .metrics.scores import View
 from .nets import c3d, trained
@@ -70,7 +71,7 @@ class Select(Settings):
     """The cache of those that are taken; a plot of the classes of the same name ends in .svg."""
 
 
-class Augment(Settings):
+class Augment(Placed):
     real: str
     """A cache of real clips with the same classes."""
     train_split: str = "train"
@@ -360,7 +361,7 @@ def augment(found: list[Set], command: Augment) -> int:
 def learned(clips: Joined, test: CachedClips, facts: Facts, plan: Plan, command: Augment) -> list[float]:
     """Accuracy on one random window of each clip of the test, after every so many steps and at the end."""
     torch.manual_seed(plan.seed)
-    network = Trained(facts, started(facts, command.weights), "")
+    network = Trained(facts, started(facts, command.weights), "").to(device_of(command.device))
     fit, tested = Fit(network, plan, 0), ema.averaged_copy(network) if command.average else network
     path = []
     for step, (seen, _, _) in enumerate(fit.go(clips), 1):

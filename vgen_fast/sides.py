@@ -24,6 +24,7 @@ from .data.loader import CachedClips, Window
 from .data.pool import Pool
 from .data.sources import FILMS, PICTURES, NoDataSet, below
 from .dataset import dataset
+from .device import CPU
 from .metrics.scores import Scores
 from .models.system import System
 from .nets.weights import digest
@@ -56,13 +57,14 @@ def of_run(
     label: str | None,
     data: dict[str, str | None],
     frames: int | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Clips, Config, int]:
     """What its averaged generator makes of the latents of these seeds and up; its configuration; clips it has seen.
 
     `label` is which one of the data's counts; `data` are other clips than it was trained on, `frames` is another length
     than theirs.
     """
-    system, config, clips_seen = restored(run, checkpoint, frames)
+    system, config, clips_seen = restored(run, checkpoint, frames, device)
     config = config.model_copy(update={**data, "system": recorded(run).system})  # whose clips stay as long as they are
     made = of_system(system, config, clips_seen, first_seed, label)
     return replace(made, size=(frames or made.size[0], *made.size[1:])), config, clips_seen

@@ -104,11 +104,11 @@ def trained_view(classifier: Trained) -> View:
     """A classifier that was trained here."""
 
     def see(video: Tensor, labels: Tensor) -> Rows:
-        features, logits = classifier.features(video)
+        features, logits = (seen.cpu() for seen in classifier.features(video))
         still = measures.middle(video)[:, :, None].expand_as(video)
         return {
             "features": features,
-            "still": classifier.features(still)[0],
+            "still": classifier.features(still)[0].cpu(),
             "probabilities": logits.softmax(dim=1),
             "right": (logits.argmax(dim=1) == labels).double(),
         }
@@ -121,7 +121,7 @@ def frames_view(classifier: Trained) -> View:
 
     def see(video: Tensor, labels: Tensor) -> Rows:
         still = (video[:, :, t, None].expand_as(video) for t in range(video.shape[2]))
-        return {"features": torch.stack([classifier.features(clip)[0] for clip in still], dim=1)}
+        return {"features": torch.stack([classifier.features(clip)[0].cpu() for clip in still], dim=1)}
 
     return View(f"{classifier.name}/every frame repeated", see)
 

@@ -55,7 +55,8 @@ class Trained(nn.Module):
         self.facts, self.inner, self.name = facts, inner, name
 
     def features(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [B, 3, T, H, W] -> what the last layer sees [B, D], and logits [B, K]."""
+        """uint8 [B, 3, T, H, W] -> what the last layer sees [B, D], and logits [B, K], where the network is."""
+        video = video.to(next(self.parameters()).device)
         if isinstance(self.inner, LRCN):
             if self.facts.kind == "lrcn":
                 shown = lrcn.prepare(video)[:, 4]  # the middle of the ten crops
@@ -77,7 +78,7 @@ class Trained(nn.Module):
     def probabilities(self, video: Tensor) -> Tensor:
         """[B, K], with all the care that the network's authors take: LRCN looks at ten crops."""
         if self.facts.kind == "lrcn":
-            return self.inner.probabilities(lrcn.prepare(video))
+            return self.inner.probabilities(lrcn.prepare(video.to(next(self.parameters()).device)))
         return self(video).softmax(dim=1)
 
 

@@ -21,6 +21,7 @@ from ..data.decode import TooMuchBadData
 from ..data.journal import replace_durably, write_whole
 from ..dataset import dataset
 from ..dataset import opened as opened_data
+from ..device import device_of
 from ..inflate import inflated
 from ..metrics.sliced_distance import sliced_distance
 from ..models.system import System
@@ -161,17 +162,6 @@ def gate_of(config: Config, system: System) -> Gate | None:
         return None
     weight = sum(critic.weight for critic in system.critics)
     return balanced(weight, AGAIN if config.balance == "hysteresis" else LOW)
-
-
-def device_of(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        refuse("--device cuda: torch sees no GPU here")
-    if name == "cpu" or not there:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 def build(config: Config, phases: tuple[Phase, ...]) -> tuple[System, Training]:

@@ -95,11 +95,16 @@ def drawn(network: nn.Module) -> nn.Module:
     return network
 
 
+def device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
 class Fit:
     """The state of a run; `go` trains it to the end, a step at a time."""
 
     def __init__(self, classifier: Trained, plan: Plan, label: int):
         self.classifier, self.plan, self.label, self.clips_seen = classifier, plan, label, 0
+        self.device = device_of(classifier)
         self.optimizer = optimizer_of(classifier, plan)
 
     def go(self, batches: Batches) -> Iterator[tuple[int, float, float]]:
@@ -110,7 +115,7 @@ class Fit:
                 group["lr"] = plan.rate_after(self.clips_seen) * group.get("factor", 1.0)
             torch.manual_seed(seeding.derived(plan.seed, "classifier", self.clips_seen))
             video, labels = batches(torch.arange(self.clips_seen, self.clips_seen + plan.batch), network.facts.size)
-            wanted = labels[:, self.label]
+            video, wanted = video.to(self.device), labels[:, self.label].to(self.device)
             logits = network(augmented(video) if plan.augmented else video)
             loss = F.cross_entropy(logits, wanted)
             if not loss.isfinite():
@@ -147,7 +152,7 @@ def answers(classifier: Trained, batches: Batches, count: int, label: int, batch
     found = []
     for positions in torch.arange(count).split(batch):
         video, labels = batches(positions, classifier.facts.size)
-        found.append((classifier(video).softmax(dim=1), labels[:, label]))
+        found.append((classifier(video.to(device_of(classifier))).softmax(dim=1).cpu(), labels[:, label]))
     probabilities, wanted = zip(*found, strict=True)
     return torch.cat(probabilities), torch.cat(wanted)
 
@@ -166,7 +171,8 @@ def video_accuracy(classifier: Trained, videos: Iterable[tuple[Tensor, int]]) ->
         starts = range(0, max(1, video.shape[1] - length + 1), APART)
         frames = torch.stack([torch.arange(start, start + length).clamp_max(video.shape[1] - 1) for start in starts])
         clips = video[:, frames].transpose(0, 1)  # [clips, 3, T, H, W]
-        found = [classifier.probabilities(some).sum(dim=0) for some in clips.split(8)]
+        some = clips.to(device_of(classifier)).split(8)
+        found = [classifier.probabilities(part).sum(dim=0) for part in some]
         right.append(int(torch.stack(found).sum(dim=0).argmax()) == label)
     return sum(right) / len(right)
 
