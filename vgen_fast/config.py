@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -50,6 +51,14 @@ def bytes_of(size: str) -> int:
     if not (found := re.fullmatch(SIZE, size)):
         raise ValueError("wants a size such as 8GiB or 900MB")
     return int(float(found[1]) * UNITS[found[2]])
+
+
+def _sized(size: str) -> str:
+    bytes_of(size)
+    return size
+
+
+Bytes = Annotated[str, AfterValidator(_sized)]
 
 
 class Settings(BaseModel):
@@ -163,7 +172,7 @@ class Config(Settings):
     """What convolutions keep and read between the layers; weights, scores, losses and moments stay float32."""
     recompute: Recompute = "nothing"
     """Levels that make their activations again instead of keeping them: less memory, more time, other rounding."""
-    memory: str | None = None
+    memory: Bytes | None = None
     """What a step may hold, as 8GiB or 900MB: levels that need more recompute as much as it takes."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Everything random is a function of it."""
@@ -219,13 +228,6 @@ class Config(Settings):
     def budget(self) -> int | None:
         """`memory` in bytes."""
         return None if self.memory is None else bytes_of(self.memory)
-
-    @field_validator("memory")
-    @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            bytes_of(value)
-        return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

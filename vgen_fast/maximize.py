@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .conditions import Leader, by_frames, leader_of
-from .config import bytes_of
+from .config import Bytes, bytes_of
 from .data import transforms
 from .data.cache import BadCache, Clip, Writer
 from .device import device_of
@@ -188,15 +188,8 @@ class Command(Sampled):
     """The gradient of the class's logit alone, as published, or of its log probability."""
     batch: int = Field(4, gt=0)
     """Videos at once."""
-    memory: str | None = None
+    memory: Bytes | None = None
     """What a step may hold, as 8GiB or 900MB: fewer videos at once, or activations made again, as much as it takes."""
-
-    @field_validator("memory")
-    @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            bytes_of(value)
-        return value
 
 
 def maximize(words: list[str]) -> int:

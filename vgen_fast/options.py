@@ -10,7 +10,7 @@ import textwrap
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -47,7 +47,8 @@ class Option:
 
 def without_none(kind: Any) -> Any:
     kinds = [k for k in get_args(kind) if k is not type(None)] if get_origin(kind) in (Union, types.UnionType) else []
-    return kinds[0] if len(kinds) == 1 else kind
+    kind = kinds[0] if len(kinds) == 1 else kind
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def plain(kind: Any) -> bool:
