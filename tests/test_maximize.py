@@ -213,7 +213,8 @@ def test_recomputing_some_frames_at_a_time_changes_no_gradient(kind, tmp_path):
 
 def held(made, batch, recompute):
     generator = stgan.Generator(SMALL)
-    return maximize.held(generator, conditions.leader_of(str(made / "classifier")), batch, recompute)
+    leader = conditions.leader_of(str(made / "classifier"))
+    return maximize.held(generator, maximize.encoder_of(SMALL), leader, batch, recompute)
 
 
 def size(count):
@@ -229,7 +230,8 @@ def test_what_a_step_holds_is_foretold(made):
         maximize.ascent(
             lambda h: maximize.clip_of(generator, h), lambda c: leader.condition(c, False), codes, classes, "ppgn"
         )
-    weights = sum(p.numel() * 4 for network in (generator, leader.network) for p in network.parameters())
+    networks = (generator, maximize.encoder_of(SMALL), leader.network)
+    weights = sum(p.numel() * 4 for network in networks for p in network.parameters())
     assert found[-1] == pytest.approx(live.most + weights, rel=0.05)
 
 

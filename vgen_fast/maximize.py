@@ -211,7 +211,7 @@ def maximize(words: list[str]) -> int:
     else:
         jobs = [(c, seed) for c in chosen for seed in numbers(command.seeds)]
     encoder = encoder_of(made).to(next(generator.parameters()).device)
-    maker = Maker(generator, encoder, leader, command, *at_once(generator, leader, command))
+    maker = Maker(generator, encoder, leader, command, *at_once(generator, encoder, leader, command))
     try:
         if maker.quiet:
             return kept(maker, jobs, about)
@@ -340,13 +340,15 @@ def asked(cfg: stgan.Config, leader: Leader, recompute: bool, clip: Tensor) -> T
     return leader.condition(inside(cfg, leader, clip), recompute)
 
 
-def at_once(generator: stgan.Generator, leader: Leader, command: Command) -> tuple[int, bool]:
+def at_once(
+    generator: stgan.Generator, encoder: caffenet.Encoder, leader: Leader, command: Command
+) -> tuple[int, bool]:
     """How many videos, and whether activations are made again, within --memory; fewer videos cost less time."""
     if command.memory is None:
         return command.batch, False
     tries = [(n, False) for n in range(command.batch, 0, -1)] + [(1, True)]
     for batch, recompute in tries:
-        need = held(generator, leader, batch, recompute)
+        need = held(generator, encoder, leader, batch, recompute)
         if need <= bytes_of(command.memory):
             told = ", activations made again" if recompute else ""
             report.show(f"{batch} of {command.batch} videos at once{told}: {need / 2**20:,.0f} MiB")
@@ -354,8 +356,9 @@ def at_once(generator: stgan.Generator, leader: Leader, command: Command) -> tup
     refuse(f"--memory {command.memory}: a step of one video needs {need / 2**20:,.0f} MiB")
 
 
-def held(generator: stgan.Generator, leader: Leader, batch: int, recompute: bool) -> int:
-    """Bytes at the height of a step, with the weights: from shapes, nothing is computed."""
+def held(generator: stgan.Generator, encoder: caffenet.Encoder, leader: Leader, batch: int, recompute: bool) -> int:
+    """Bytes at the height of a step, with all weights: from shapes, nothing is computed. The encoder, which has no
+    gradient, sees the video where the rest is gone."""
     cfg = generator.cfg
     generator.requires_grad_(False)
     again = recomputing(generator) if recompute else nullcontext()
@@ -363,7 +366,7 @@ def held(generator: stgan.Generator, leader: Leader, batch: int, recompute: bool
         codes = torch.zeros(batch, cfg.frames, cfg.codes, device=next(generator.parameters()).device)
         classes = torch.zeros(batch, dtype=torch.long, device=codes.device)
         ascent(partial(clip_of, generator), partial(asked, cfg, leader, recompute), codes, classes, "ppgn")
-    networks = (generator, leader.network)
+    networks = (generator, encoder, leader.network)
     return live.most + sum(p.untyped_storage().nbytes() for network in networks for p in network.parameters())
 
 
