@@ -151,7 +151,7 @@ def sentence(error: ValidationError, tree: dict[str, Any]) -> str:
 def help_text(usage: str, intro: str, options: list[Option], examples: str) -> str:
     lines = [f"usage: {usage}", "", intro, "", "options:"]
     for option in options:
-        default = "" if option.default is None or option.kind is bool else f" (default: {option.default})"
+        default = "" if option.default in (None, "") or option.kind is bool else f" (default: {option.default})"
         head = f"  {option.name} {option.shape()}" if option.kind is not bool else f"  {option.name}"
         lines.append(head)
         lines.extend(wrapped(" ".join(option.help.split()) + default))

@@ -239,7 +239,7 @@ def histogram(names: Sequence[str], counts: dict[str, Sequence[int]]) -> str:
     """Bars for each name, one for each of the counts, as an SVG of its own."""
     high, bar, most = 150, 9, max(1, *(max(found) for found in counts.values()))
     step = bar * len(counts) + 8
-    wide, deep = max(60 + step * len(names), 200), 8 * max(map(len, names))
+    wide, deep = max(60 + step * len(names), 200), 6 * max(map(len, names))
     parts = []
     for i, (series, found) in enumerate(counts.items()):
         colour = (GREEN, RED)[i % 2]
