@@ -29,7 +29,7 @@ demo: venv
 # than there are cores stop each other.
 test: .venv/tested
 	$(BIN)/python setup.py -q build_ext --inplace
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -99,7 +99,7 @@ def test_a_video_is_there_whatever_it_can_be_compared_with(tmp_path, monkeypatch
     assert cli.main([*words, str(tmp_path / "a.npz")]) == 0
     assert "a.vgc holds single frames, no clips to compare with" in capsys.readouterr().out
     assert cli.main([*words, str(tmp_path / "b.npz"), "--pairs", "1"]) == 2
-    assert "build it of films, without --frames 1" in capsys.readouterr().err
+    assert "build it of whole films, without --frames 1" in capsys.readouterr().err
     (tmp_path / "a.vgc").rename(tmp_path / "b.vgc")
     assert cli.main([*words, str(tmp_path / "c.npz")]) == 0
     assert 'neither a folder nor "shapes"' in capsys.readouterr().out

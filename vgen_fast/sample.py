@@ -17,7 +17,7 @@ from .dataset import dataset
 from .device import CPU, Placed, device_of
 from .layers.batch_norm import BatchNorm
 from .models.system import Draw, Inputs, System
-from .options import changed, help_text, options_of, parse, refuse, sentence
+from .options import changed, help_text, options_of, parse, refuse
 from .systems import build
 from .train import checkpoint, report, seeding
 from .train.folder import run_name
@@ -118,9 +118,10 @@ def recorded(run: Path) -> Config:
         refuse(f"{run} is no run folder: it has no config.yaml")
     try:
         return from_yaml((run / "config.yaml").read_text())
+    except ValidationError as error:
+        refuse(f"{run / 'config.yaml'} cannot be read: {error.errors()[0]['msg']}")
     except (YAMLError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if not isinstance(error, ValidationError) else sentence(error)
-        refuse(f"{run / 'config.yaml'} cannot be read: {first}")
+        refuse(f"{run / 'config.yaml'} cannot be read: {' '.join(str(error).split())}")
 
 
 def restored(

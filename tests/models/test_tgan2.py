@@ -122,7 +122,7 @@ def test_a_block_of_the_critic_is_its_layers_one_after_the_other(size):
 def test_a_block_of_the_generator_is_its_layers_one_after_the_other():
     torch.manual_seed(0)
     block, x = tgan2.Up(4, 6), torch.randn(3, 4, 5, 5)
-    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(6)]
+    norms = [nn.BatchNorm2d(4, eps=2e-5), nn.BatchNorm2d(6, eps=2e-5)]
     up = lambda t: t.repeat_interleave(2, 2).repeat_interleave(2, 3)  # noqa: E731
     y = F.conv2d(up(norms[0](x).relu()), block.convs[0].weight, block.convs[0].bias, padding=1)
     y = F.conv2d(norms[1](y).relu(), block.convs[1].weight, block.convs[1].bias, padding=1)
