@@ -152,7 +152,7 @@ def answers(classifier: Trained, batches: Batches, count: int, label: int, batch
     found = []
     for positions in torch.arange(count).split(batch):
         video, labels = batches(positions, classifier.facts.size)
-        found.append((classifier(video.to(device_of(classifier))).softmax(dim=1).cpu(), labels[:, label]))
+        found.append((classifier(video).softmax(dim=1).cpu(), labels[:, label]))
     probabilities, wanted = zip(*found, strict=True)
     return torch.cat(probabilities), torch.cat(wanted)
 
@@ -171,8 +171,7 @@ def video_accuracy(classifier: Trained, videos: Iterable[tuple[Tensor, int]]) ->
         starts = range(0, max(1, video.shape[1] - length + 1), APART)
         frames = torch.stack([torch.arange(start, start + length).clamp_max(video.shape[1] - 1) for start in starts])
         clips = video[:, frames].transpose(0, 1)  # [clips, 3, T, H, W]
-        some = clips.to(device_of(classifier)).split(8)
-        found = [classifier.probabilities(part).sum(dim=0) for part in some]
+        found = [classifier.probabilities(some).sum(dim=0) for some in clips.split(8)]
         right.append(int(torch.stack(found).sum(dim=0).argmax()) == label)
     return sum(right) / len(right)
 
