@@ -2,6 +2,7 @@
 
 STGAN's generator is no training's here: its codes are. Each step goes along the gradient of the class's probability,
 the way back to codes that the encoder gives (or towards 0), and noise; its length is the mean of |change|.
+(Over 400 lines: the rule, and the verb with what makes, fits and keeps its videos.)
 
 Legend: B videos, T frames, Z numbers of a code, K classes.
 """

@@ -95,16 +95,12 @@ def drawn(network: nn.Module) -> nn.Module:
     return network
 
 
-def device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
-
-
 class Fit:
     """The state of a run; `go` trains it to the end, a step at a time."""
 
     def __init__(self, classifier: Trained, plan: Plan, label: int):
         self.classifier, self.plan, self.label, self.clips_seen = classifier, plan, label, 0
-        self.device = device_of(classifier)
+        self.device = next(classifier.parameters()).device
         self.optimizer = optimizer_of(classifier, plan)
 
     def go(self, batches: Batches) -> Iterator[tuple[int, float, float]]:
