@@ -53,6 +53,7 @@ def _of(module: str, verb: str) -> Callable[[list[str]], int]:
 
 VERBS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("trains a recipe; the same command in the same folder goes on where it stopped", _train),
+    "verify": ("checkpoints of a run: every byte, and where it would go on", _of("verify", "verify")),
     "generate": ("videos from a trained generator: a grid, a film strip or the bytes", _of("sample", "generate")),
     "interpolate": ("videos along lines or arcs between latents", _of("interpolate", "interpolate")),
     "animate": ("a photograph goes on as a video, by a generator that predicts", _of("animate", "animate")),

@@ -97,7 +97,14 @@ def test_a_rank_that_hangs_is_lost_after_the_timeout_and_the_other_says_where(tm
     while not (folder / "lost-by-rank-0.txt").exists():
         time.sleep(0.05)
         assert time.monotonic() - began < 4 + 2
-    assert "vgen_fast/train/run.py" in (folder / "lost-by-rank-0.txt").read_text()  # where it waited
+    where, calls = (folder / "lost-by-rank-0.txt").read_text().split("\nits newest collectives:\n")
+    assert "vgen_fast/train/run.py" in where  # where it waited
+    *done, last = calls.splitlines()
+    assert len(done) == 9
+    assert all(
+        re.fullmatch(r"[\d:.]{15} (all_reduce of \[\d+\]|broadcast_object_list): \d+\.\d{3} s", call) for call in done
+    )
+    assert last.endswith(": not done")
     assert "rank_lost" in {event["event"] for event in whole_lines(folder / "events.jsonl")}
     os.kill(hung, signal.SIGCONT)
     process.communicate(timeout=100)

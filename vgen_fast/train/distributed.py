@@ -7,8 +7,9 @@ left one out is noticed at once: Gloo itself would go on and pair the wrong step
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class Ranks:
         self.backend = "cpu:gloo,cuda:nccl" if device and device.type == "cuda" else "gloo"
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         self.reductions = 0
+        self.calls: deque[str] = deque(maxlen=10)  # the newest collectives, for whoever looks for the rank that hangs
         if self.size > 1:
             self._run(self._join)
 
@@ -118,8 +120,13 @@ class Ranks:
         dist.init_process_group(self.backend, store=store, rank=rank, world_size=size, timeout=self.timeout)
 
     def _run(self, collective, *arguments, **options) -> None:
+        shapes = "".join(f" of {list(a.shape)}" for a in arguments if isinstance(a, Tensor))
+        call = f"{datetime.now():%H:%M:%S.%f} {collective.__name__.strip('_')}{shapes}"
+        began = time.monotonic()
+        self.calls.append(f"{call}: not done")
         try:
             collective(*arguments, **options)
+            self.calls[-1] = f"{call}: {time.monotonic() - began:.3f} s"
         except PeerLost:
             raise
         except RuntimeError as error:

@@ -289,7 +289,8 @@ class Run:
             report.complain(str(error))
             self.event("rank_lost", reason=str(error))
             where = "".join(traceback.format_exception(error))  # of each rank that is left
-            (self.path / f"lost-by-rank-{self.ranks.rank}.txt").write_text(where)
+            calls = "\n".join(["its newest collectives:", *self.ranks.calls])
+            (self.path / f"lost-by-rank-{self.ranks.rank}.txt").write_text(f"{where}\n{calls}\n")
             time.sleep(AFTER_YOU)
             code = LOST
         return self.end(code)
