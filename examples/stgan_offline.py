@@ -4,10 +4,11 @@ What the thesis does with ImageNet, UCF-101 and published networks, at 32x32 and
 core: a cache of built-in videos, of which 400 have labels; an encoder of frames, a small LRCN that starts from it and
 a small C3D, trained on these 400; the GAN of images, its inflation, tuned on videos; videos of every class from both
 generators, led by both classifiers; all of them scored by both; the best ones by the other's score; and a C3D trained
-on generated clips, on the 400 and on both. What is done already is not done again: the same command goes on.
+on generated clips, on the 400 and on both, then with 40 in place of the 400. What is done already is not done again:
+the same command goes on.
 
-OUT/sets.md and OUT/augment.md have the tables, OUT/strips.png clips of every class, OUT/path.png classes over the
-steps, OUT/selected.svg how many of each class were taken.
+OUT/sets.md, OUT/augment.md and OUT/augment-few.md have the tables, OUT/strips.png clips of every class, OUT/path.png
+classes over the steps, OUT/selected.svg how many of each class were taken.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from vgen_fast.data.cache import Cache, Clip, Writer
 from vgen_fast.data.synthetic import LABELS, MovingShapes
 
 SIZE = (8, 32, 32)
-PARTS = {"train": 400, "test": 800, "unlabelled": 2_800}
+PARTS = {"train few": 40, "train": 360, "test": 800, "unlabelled": 2_800}  # few is a part of train
 SOURCES = {"images": "runs/shapes-stgan-images", "tuned": "runs/shapes-stgan"}
 MADE = {f"{source}-{leader}.vgc": (source, leader) for source in SOURCES for leader in ("c3d", "lrcn")}
 ONE_CORE = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -60,14 +61,16 @@ def steps(count: int, seeds: str) -> dict[str, list]:
         led = ["vgen_fast", "maximize", SOURCES[source], "--condition", f"runs/{leader}", "--frames", SIZE[0]]
         found[name] = [*led, "--batch", 16, "--count", count, "--out", name]
     path = ["vgen_fast", "maximize", SOURCES["images"], "--condition", "runs/lrcn", "--frames", SIZE[0]]
+    augment = ["vgen_fast", "sets", "augment", "selected.vgc", "--real", "shapes.vgc", "--test-every", 50]
+    augment += ["--seeds", seeds]
     scored, chosen = ["vgen_fast", "sets", "score", *MADE], "images-lrcn.vgc"
     return found | {
         "path": [*path, "--every", 10, "--out", "path.png"],
         "score": [*scored, "--scorers", "runs/c3d,runs/lrcn", "--real", "shapes.vgc", "--split", "test"],
         "select": ["vgen_fast", "sets", "select", chosen, "--classifier", "runs/c3d", "--out", "selected.vgc"],
-        "augment": ["vgen_fast", "sets", "augment", "selected.vgc", "--real", "shapes.vgc", "--test-every", 50,
-                    "--seeds", seeds],
-    }  # fmt: skip
+        "augment": augment,
+        "augment-few": [*augment, "--train-split", "few", "--out", "augment-few.json"],
+    }
 
 
 def strips(out: Path) -> None:
@@ -99,7 +102,7 @@ def main() -> None:
         minutes[name] = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
         clock.write_text(json.dumps(minutes, indent=1))
     strips(given.out)
-    print((given.out / "sets.md").read_text(), (given.out / "augment.md").read_text(), sep="\n")
+    print(*((given.out / f"{table}.md").read_text() for table in ("sets", "augment", "augment-few")), sep="\n")
     print("minutes of processor time:", ", ".join(f"{name} {m:.1f}" for name, m in minutes.items()))
     print(f"in all {sum(minutes.values()):.1f}")
 

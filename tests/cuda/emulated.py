@@ -30,47 +30,48 @@ EXPORT void set_max_shared(int bytes) { emulator::state().max_shared = size_t(by
 """
 
 
-def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = (), level: str = "-O1"):
+SANITIZE = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+
+
+def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = (), like=None):
     """The module `_C` whose `_cuda` launchers run emulated (or one source of them, with text replaced in a copy), and
-    the emulator's own switches as `module.emulator`."""
+    the emulator's own switches as `module.emulator`. `like`: a module from here, whose bindings it takes.
+    """
     include = [
         f"-I{p}" for p in (pybind11.get_include(), sysconfig.get_paths()["include"], ROOT / "tests/cuda", ROOT / "csrc")
     ]
-    flags = [
-        "-std=c++17",
-        level,
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-DVGEN_CUDA_EMULATED",
-        '-DVGEN_CUDA="emulated"',
-        "-w",
-    ]
-    flags += ['-DPYBIND11_COMPILER_TYPE="_emulated"', "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
-    (folder / "counters").mkdir()
-    (folder / "counters/counters.cpp").write_text(COUNTERS)
-    # Slowest first, two at a time.
-    cuda = sorted((ROOT / "csrc/cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)
-    sources = [*cuda, ROOT / "csrc/bindings.cpp", folder / "counters/counters.cpp"]
+    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-DVGEN_CUDA_EMULATED", '-DVGEN_CUDA="emulated"', "-w"]
+    flags += ['-DPYBIND11_COMPILER_TYPE="_emulated"']
     for header in (ROOT / "csrc/cuda").glob("*.cuh"):
         (folder / header.name).write_text(header.read_text())
-    objects, running = [], []
-    for source in sources:
-        if only is not None and source.name != only and source.suffix == ".cu":
-            continue
-        text = source.read_text()
-        for old, new in edits if source.name == only else ():
-            assert old in text, f"{old!r} is no longer in {source.name}"
-            text = text.replace(old, new)
-        copy = folder / source.name
-        copy.write_text(text)
-        objects.append(str(copy.with_suffix(".o")))
-        command = ["g++", *flags, *include, f"-I{folder}", "-x", "c++", "-c", str(copy), "-o", objects[-1]]
+    running = []
+
+    def compile(source: Path, *more: str) -> str:
+        target = str(folder / f"{source.name}.o")
+        command = ["g++", *flags, *more, *include, f"-I{folder}", "-x", "c++", "-c", str(source), "-o", target]
         running.append((subprocess.Popen(command, stderr=subprocess.PIPE, text=True), source.name))
         while len([p for p, _ in running if p.poll() is None]) >= 2:
             time.sleep(0.05)
+        return target
+
+    if like is None:
+        (folder / "counters.cpp").write_text(COUNTERS)
+        shared = [compile(path, "-O0") for path in (ROOT / "csrc/bindings.cpp", folder / "counters.cpp")]
+    else:
+        shared = like.shared
+    objects = []
+    for source in sorted((ROOT / "csrc/cuda").glob("*.cu")):
+        if only in (None, source.name):
+            text = source.read_text()
+            for old, new in edits:
+                assert old in text, f"{old!r} is no longer in {source.name}"
+                text = text.replace(old, new)
+            copy = folder / source.name
+            copy.write_text(text)
+            objects.append(compile(copy, "-Og", *SANITIZE))
     finish(running)
     target = folder / "_C.so"
-    subprocess.run(["g++", "-shared", "-Wl,-z,lazy", *objects, "-o", str(target)], check=True)
+    subprocess.run(["g++", "-shared", "-Wl,-z,lazy", *shared, *objects, "-o", str(target)], check=True)
     spec = importlib.util.spec_from_file_location(f"{folder.name}._C", target)  # pybind11 keeps one module per name
     flags = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)  # the CPU launchers are not there, and not called
@@ -79,7 +80,7 @@ def build(folder: Path, only: str | None = None, edits: list[tuple[str, str]] = 
         spec.loader.exec_module(module)
     finally:
         sys.setdlopenflags(flags)
-    module.emulator = ctypes.CDLL(str(target))
+    module.shared, module.emulator = shared, ctypes.CDLL(str(target))
     for name in ("count_mma", "count_cp_async"):
         getattr(module.emulator, name).restype = ctypes.c_ulonglong
     return module

@@ -369,13 +369,13 @@ def test_autograd_holds_to_second_order_through_the_emulated_kernels(emulated_mo
 # ------------------------------------------------------------------------------------------------ the harness itself
 
 
-def test_harness_catches_a_wrong_pixel_norm(tmp_path):
-    planted = emulated.build(tmp_path, "pixel_norm.cu", [("y * (sum * scale)", "y * sum")], "-O0")
+def test_harness_catches_a_wrong_pixel_norm(emulated_module, tmp_path):
+    planted = emulated.build(tmp_path, "pixel_norm.cu", [("y * (sum * scale)", "y * sum")], emulated_module)
     with pytest.raises(AssertionError):
         test_pixel_norm_matches_reference(planted, (1, 24, 1, 1, 9), True, torch.float32, 0)
 
 
-def test_harness_catches_a_missing_wait_and_a_missing_barrier(tmp_path):
+def test_harness_catches_a_missing_wait_and_a_missing_barrier(emulated_module, tmp_path):
     edits = [
         (
             "            wait_copies<0>();\n          }\n          __syncthreads();",
@@ -383,7 +383,7 @@ def test_harness_catches_a_missing_wait_and_a_missing_barrier(tmp_path):
         ),
         ("rounds; ++round) {\n        __syncthreads();", "rounds; ++round) {"),
     ]
-    planted = emulated.build(tmp_path, "modulated_conv3d.cu", edits, "-O0")
+    planted = emulated.build(tmp_path, "modulated_conv3d.cu", edits, emulated_module)
     with pytest.raises(AssertionError):
         test_convolution_matches_reference(planted, FORWARD[2], True, torch.bfloat16)
     with pytest.raises(AssertionError):
