@@ -2,23 +2,40 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BUILD := setuptools pybind11 ninja
-PIP := $(BIN)/pip install --disable-pip-version-check -q
+# Most of what is installed is never imported: what is, Python compiles then, whatever the surroundings say.
+PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+MAKEFLAGS += -j2  # libraries are installed while the extension compiles
 
 .PHONY: venv demo test lint bench cuda-check sanitize clean
 
 venv: .venv/ready
 
-# torch first and alone, exactly as pinned: a looser request would bring gigabytes of CUDA libraries.
-.venv/ready: constraints.txt pyproject.toml setup.py
+.venv/tools: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) $$(grep '^torch==' constraints.txt)
 	$(PIP) -c constraints.txt $(BUILD)
+	touch $@
+
+# First, alone, and exactly as pinned: a looser request for torch would bring gigabytes of CUDA libraries.
+.venv/torch: .venv/tools
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	touch $@
+
+.venv/compiled: .venv/tools setup.py
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+.venv/ready: .venv/torch .venv/compiled pyproject.toml
 	$(PIP) -c constraints.txt --no-build-isolation -e .
 	touch $@
 
-.venv/tested: .venv/ready
-	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lint]"
+.venv/libraries: .venv/torch
+	$(PIP) -r constraints.txt
 	touch $@
+
+.venv/tested: .venv/libraries .venv/compiled pyproject.toml
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lint]"
+	touch .venv/ready $@
 
 # Trains the built-in recipe in runs/shapes; again, it says that it is complete, and CLIPS=40000 goes on.
 demo: venv

@@ -1,10 +1,7 @@
 """`python tiny_recipe.py --outdir F`: `python -m vgen_fast.train` with a recipe whose steps take milliseconds."""
 
-import os
 import sys
 from pathlib import Path
-
-import torch
 
 from vgen_fast import recipes
 from vgen_fast.config import Config, Every, Grow, Optim
@@ -26,8 +23,6 @@ def tiny() -> Config:
 
 
 def command() -> int:
-    # Threads of two ranks would wait for each other on two cores: turning, not sleeping.
-    torch.set_num_threads(2 // int(os.environ.get("WORLD_SIZE", 1)))
     recipes.RECIPES["tiny"] = tiny
     code = main(["tiny", *sys.argv[1:]])
     # A thread of Gloo that lets go of a tensor while the interpreter ends aborts the process, now and then.

@@ -8,7 +8,7 @@ from vgen_fast.ops.reference.sliced_wasserstein import sliced_head
 
 @pytest.mark.parametrize("with_ranks", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 5), (33, 7), (64, 3), (131, 9)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 5), (33, 7), (64, 3), (131, 2)])
 def test_sorted_columns_are_those_of_torch(rows, columns, dtype, with_ranks, device):
     x = video(rows, columns, dtype=dtype, device=device)
     x[rows // 2 :, 0] = x[0, 0]  # equal values
