@@ -314,6 +314,27 @@ def test_one_cache_of_ucf101_holds_all_of_its_splits(tmp_path, capsys):
     assert set(Cache(small).split.tolist()) == {"train1 test2"}
 
 
+def test_a_cache_of_some_classes_counts_them_anew(tmp_path, capsys):
+    root, target = layouts.ucf101(tmp_path / "data"), tmp_path / "two.vgc"
+    command = ["build", str(target), "--layout", "ucf101", "--root", str(root), "--size", "32", "32"]
+    assert main([*command, "--classes", "HandstandPushups,Billiards"]) == 0
+    cache = Cache(target)
+    assert cache.labels == {"class": ("HandstandPushups", "Billiards")}
+    assert [("Billiards" in name, label) for name, label in zip(cache.column("id"), cache.label, strict=True)] == [
+        (True, 1)
+    ] * 3 + [(False, 0)] * 3
+    one = ["build", str(tmp_path / "one.vgc"), "--layout", "cache", "--root", str(target), "--size", "32", "32"]
+    assert main([*one, "--classes", "Billiards"]) == 0
+    assert Cache(tmp_path / "one.vgc").label.tolist() == [0] * 3
+    capsys.readouterr()
+    for words, said in {
+        "Billiard": "there is no class 'Billiard'; the nearest is 'Billiards'",
+        "Billiards,Billiards": "Billiards,Billiards names one twice",
+    }.items():
+        assert main([*command, "--classes", words]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_frames_of_any_size_are_read_in_pieces_that_the_limits_allow(tmp_path):
     path = layouts.XVID.write(tmp_path)
     with Pool(1, Limits(all_pixels=7 * 60 * 80)) as pool:

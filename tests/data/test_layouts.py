@@ -146,10 +146,17 @@ def test_tinyvideo(tmp_path):
     listing = tinyvideo.index(layouts.golf(tmp_path))
     assert len(listing.sources) == 3
     assert listing.absent == 1
+    assert {source.split for source in listing.sources} == {"golf"}
     (tmp_path / "labelled.txt").write_text("frames-stable-many/g0/0000.jpg 3\n")
     assert tinyvideo.index(tmp_path, "labelled").sources[0].label == 2
-    with pytest.raises(NoDataSet, match=r"one list of clips: it has golf.txt, labelled.txt"):
+    both = {source.path: (source.split, source.label) for source in tinyvideo.index(tmp_path).sources}
+    assert both.pop("frames-stable-many/g0/0000.jpg") == ("golf labelled", 2)
+    assert list(both.values()) == [("golf", None)] * 2
+    (tmp_path / "other.txt").write_text("frames-stable-many/g0/0000.jpg 1\n")
+    with pytest.raises(NoDataSet, match=r"other.txt gives 'frames-stable-many/g0/0000.jpg' another class than"):
         tinyvideo.index(tmp_path)
+    with pytest.raises(NoDataSet, match=r"has no list of clips, beach\.txt"):
+        tinyvideo.index(tmp_path, "beach")
     (tmp_path / "bad.txt").write_text("../../etc/passwd.jpg\n")
     with pytest.raises(NoDataSet, match="no picture below the list"):
         tinyvideo.index(tmp_path, "bad")
@@ -182,7 +189,10 @@ def test_faceforensics(tmp_path):
     layouts.film(tmp_path / "v1/test/original/abc.avi")
     layouts.film(tmp_path / "v1/test/altered/abc.avi")
     (source,) = faceforensics.index(tmp_path / "v1").sources
-    assert (source.path, source.split) == ("test/original/abc.avi", "test")
+    assert (source.path, source.split, source.mask) == ("test/original/abc.avi", "test", None)
+    layouts.film(tmp_path / "v1/test/mask/abc.avi")
+    (source,) = faceforensics.index(tmp_path / "v1").sources
+    assert source.mask == "test/mask/abc.avi"
 
 
 def test_moving_mnist(tmp_path):

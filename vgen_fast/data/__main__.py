@@ -4,6 +4,7 @@ import hashlib
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from .. import __version__
 from ..config import Settings
-from ..options import Refused, changed, help_text, options_of, parse, refuse
+from ..options import Refused, changed, help_text, nearest, options_of, parse, refuse
 from ..review.decisions import rejected
 from ..review.mosaic import seen
 from ..train import report
@@ -24,6 +25,7 @@ from ..train.run import BAD_DATA
 from . import bair, cached, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
 from .build import ingest
 from .build.landscape import Landscape
+from .build.masked import Masked
 from .build.selection import Selection
 from .build.whole import join, split_by_source
 from .cache import BadCache, Cache, Writer, begun_storage
@@ -50,6 +52,7 @@ LAYOUTS: dict[str, Index] = {
 }
 READ = {  # options that some builders read and others do not
     "selection": {"resize", "stretch", "fps", "take", "frames", "short"},
+    "masked": {"fps", "take", "frames", "short"},
     "landscape": {"resize", "stretch", "fps", "still"},
     "trailers": {"detector", "landmarks"},
     "stabilised": {"resize", "stretch", "motion"},
@@ -74,9 +77,10 @@ class Build(Settings):
     docs/data.md."""
     size: tuple[int, int] | None = None
     """Height and width of what is kept; without it 64 64, or those of the cache that is read."""
-    builder: Literal["selection", "landscape", "trailers", "stabilised"] = "selection"
-    """What makes clips of a video: chosen frames; or, of films, ten seconds at a time without those in which nothing
-    moves; faces that are found in shots and aligned; short clips whose camera is made to stand still."""
+    builder: Literal["selection", "masked", "landscape", "trailers", "stabilised"] = "selection"
+    """What makes clips of a video: chosen frames; or, of films, chosen frames of the square around what their masks
+    show; ten seconds at a time without those in which nothing moves; faces that are found in shots and aligned; short
+    clips whose camera is made to stand still."""
     detector: str = "haar"
     """Of trailers: finds faces, haar or package.module:function; see docs/data.md."""
     landmarks: str = "box"
@@ -101,6 +105,8 @@ class Build(Settings):
     """Bytes as they are, or JPEGs of the best quality, smaller and slower; auto is bytes if they fit."""
     workers: int = Field(2, gt=0)
     """Processes that read."""
+    classes: str | None = None
+    """Only videos of these classes, joined by commas, which are counted in that order; without it all."""
     decisions: str | None = None
     """A file of the review screen: the clips that somebody rejected are left out."""
     limit: int | None = Field(None, gt=0)
@@ -190,7 +196,8 @@ def build(words: list[str]) -> int:
             free = disk_usage(next(folder for folder in target.absolute().parents if folder.exists())).free
             storage = "raw" if expected.bytes["raw"] < 0.8 * free else "jpeg"
             report.show(f"storage: {storage} ({free / 1e9:.1f} GB are free)")
-        facts = {"layout": command.layout, "split": command.split, "limit": command.limit, "part": command.part}
+        facts = {name: getattr(command, name) for name in ("layout", "split", "limit", "part")}
+        facts |= {"classes": command.classes} if command.classes else {}
         writer = Writer(target, command.size, {**facts, **builder.to_json()}, storage)
         try:
             if writer.done:
@@ -213,7 +220,9 @@ def builder_of(command: Build) -> ingest.Builder:
     fit = Fit(shorter=shorter, stretch=command.stretch, crop=command.size)
     fps = None if command.fps is None else Fraction(command.fps).limit_denominator(1001)
     if command.builder == "selection":
-        builder = selection(command, fit, fps)
+        builder = selection(Selection, command, fit, fps)
+    elif command.builder == "masked":
+        builder = selection(Masked, command, Fit(stretch=command.size), fps)
     elif command.builder == "landscape":
         builder = Landscape(fit, fps or Landscape.fps, command.still)
     else:
@@ -238,14 +247,16 @@ def by_opencv(command: Build, fit: Fit) -> ingest.Builder:
     return trailers.Trailers(command.size[0], command.detector, command.landmarks)
 
 
-def selection(command: Build, fit: Fit, fps: Fraction | None) -> Selection:
+def selection(kind: type[Selection], command: Build, fit: Fit, fps: Fraction | None) -> Selection:
     if command.take != "all" and command.frames is None:
         refuse(f"--take {command.take} needs --frames")
-    return Selection(fit, fps, command.take, command.frames, command.short)
+    return kind(fit, fps, command.take, command.frames, command.short)
 
 
 def chosen(listing: Listing, command: Build) -> Listing:
     """The part and the number that are asked for."""
+    if command.classes:
+        listing = of_classes(listing, command.classes.split(","))
     sources = listing.sources
     if command.part:
         part, parts = map(int, command.part.split("/"))
@@ -254,7 +265,25 @@ def chosen(listing: Listing, command: Build) -> Listing:
         sources = sources[len(sources) * (part - 1) // parts : len(sources) * part // parts]
     if command.limit and command.limit < len(sources):
         sources = tuple(sources[i * len(sources) // command.limit] for i in range(command.limit))
-    return Listing(sources, listing.labels, listing.absent, listing.fps)
+    return replace(listing, sources=sources)
+
+
+def of_classes(listing: Listing, names: list[str]) -> Listing:
+    """Its videos of these classes, which get the numbers of this order."""
+    if len(listing.labels) != 1:
+        refuse("--classes: these videos have none")
+    ((label, values),) = listing.labels.items()
+    for name in names:
+        if name not in values:
+            refuse(f"--classes: there is no {label} {name!r}; the nearest is {nearest(name, values)!r}")
+    if len(set(names)) < len(names):
+        refuse(f"--classes: {','.join(names)} names one twice")
+    sources = (
+        replace(source, label=names.index(values[source.label]))
+        for source in listing.sources
+        if source.label is not None and values[source.label] in names
+    )
+    return replace(listing, sources=tuple(sources), labels={label: tuple(names)})
 
 
 def without_times(listing: Listing, command: Build) -> bool:

@@ -41,6 +41,7 @@ REASONS = {  # why a file or a part of it is not used
     "unforeseen": "an error in reading that is ours to mend",
     "still": "nothing moves in it",
     "no shots": "not one shot of the wanted length",
+    "no mask": "no film beside it that shows where to look",
     "no faces": "not one face for the wanted number of frames",
     "unsteady": "the movement of the camera cannot be found",
     "reviewed": "thrown out by a person",

@@ -5,7 +5,7 @@
          {train,val,test}.json    pairs of the numbers of originals
     1    {train,val,test}/{original,altered,mask}/*.avi
 
-The originals are taken, of ++ in the best compression that is there: raw or c0, c23, c40.
+The originals are taken, of ++ in the best compression that is there: raw or c0, c23, c40; of 1 with their masks.
 """
 
 import json
@@ -21,8 +21,13 @@ def index(root: Path, split: str | None = None) -> Listing:
         parts = [split] if split else [name for name in PARTS if (root / name).is_dir()]
         if not parts:
             raise NoDataSet(f"{root} has neither original_sequences nor train, val and test")
-        paths = [(path, part) for part in parts for path in below(root, wanted(root, f"{part}/original"), FILMS)]
-        return Listing(tuple(Source(f"{part}/{Path(path).stem}", path, split=part) for path, part in paths))
+        found = []
+        for part in parts:
+            masks = {Path(path).stem: path for path in below(root, root / part / "mask", FILMS)}
+            for path in below(root, wanted(root, f"{part}/original"), FILMS):
+                name = Path(path).stem
+                found.append(Source(f"{part}/{name}", path, split=part, mask=masks.get(name)))
+        return Listing(tuple(found))
     folder = wanted(root, *(f"original_sequences/youtube/{c}/videos" for c in ("raw", "c0", "c23", "c40")))
     paths = {Path(path).stem: path for path in below(root, folder, FILMS)}
     splits = {} if split else dict.fromkeys(paths)

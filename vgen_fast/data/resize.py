@@ -48,12 +48,14 @@ class Fit:
     """A picture's shape: pixels made square, then resized, then cut.
 
     `shorter` makes the shorter side that long; `stretch` gives both sides and keeps no proportions; with neither,
-    pixels stay as they are. `crop` then keeps the middle, the odd pixel of a margin being on the right and below.
+    pixels stay as they are. `crop` then keeps the middle, the odd pixel of a margin being on the right and below. All
+    this of the `box`, if there is one: top, left, height and width of a part of the source.
     """
 
     shorter: int | None = None
     stretch: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    box: tuple[int, int, int, int] | None = None
 
     def __post_init__(self):
         if self.shorter and self.stretch:
@@ -63,6 +65,8 @@ class Fit:
         """Height and width before cutting. `aspect` is the width of a pixel over its height."""
         if self.stretch:
             return self.stretch
+        if self.box:
+            height, width = self.box[2:]
         width = round(width * aspect)
         if self.shorter:
             shorter = min(height, width)
@@ -81,12 +85,22 @@ class Fit:
         """Top, left, height and width of what is kept, in pixels of the source, rounded."""
         new_height, new_width = self.size(height, width, aspect)
         top, left, crop_height, crop_width = self.cut(height, width, aspect)
+        first, second, height, width = self.box or (0, 0, height, width)
         down, across = Fraction(height, new_height), Fraction(width, new_width)
-        return round(top * down), round(left * across), round(crop_height * down), round(crop_width * across)
+        return (
+            first + round(top * down),
+            second + round(left * across),
+            round(crop_height * down),
+            round(crop_width * across),
+        )
 
     def __call__(self, frame: np.ndarray, aspect: Fraction | int = 1) -> np.ndarray:
         top, left, height, width = self.cut(*frame.shape[:2], aspect)
-        resized = resize(frame, *self.size(*frame.shape[:2], aspect))
+        size = self.size(*frame.shape[:2], aspect)
+        if self.box:
+            first, second, rows, columns = self.box
+            frame = frame[first : first + rows, second : second + columns]
+        resized = resize(frame, *size)
         return resized[top : top + height, left : left + width]
 
 

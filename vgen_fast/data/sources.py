@@ -22,6 +22,7 @@ class Source:
     number: int = 0  # of the record, the array's video or the cache's clip
     label: int | None = None
     split: str | None = None  # or several, with spaces between them
+    mask: str | None = None  # a film as long and as large, white where this one shows what matters
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Progressively grown images of actions (spec/unconditional.md 5.2, 5.3): Adam 1e-3 (0, 0.99), WGAN-GP, 85,876 images.
 
-The cache is `data build pgan.vgc --layout ucf101 --stretch 512 682 --size 512 512 --storage jpeg`, a class of it at a
-time: whole films, a frame of which is drawn each time, mirrored or not. `interpolate` compares videos with them.
+The cache is `data build billiard.vgc --layout ucf101 --classes Billiards --stretch 512 682 --size 512 512 --storage
+jpeg`, others in docs/data.md: whole films, a frame of which is drawn each time, mirrored or not. `interpolate` compares
+videos with them.
 300,000 images to fade a level in, 300,000 stable, 4,000,000 at the last: 7,900,000, as the thesis' table splits.
 Batches are those of the authors' preset for four GPUs, which the thesis had.
 """

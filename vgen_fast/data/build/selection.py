@@ -56,6 +56,7 @@ class Selection:
         else:
             if source.kind == "clip":
                 known, frames = cached.clip(path, source.number)
+                known = replace(known, label=source.label)
                 whole, count = frames.__getitem__, len(frames)
             else:
                 whole, count = frames_of(source, path, pool)
