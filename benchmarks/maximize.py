@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vgen_fast.ascent import Rule, maximised
 from vgen_fast.conditions import by_frames, of_lrcn
 from vgen_fast.layers.segment import recomputing
-from vgen_fast.maximize import Rule, maximised
 from vgen_fast.models import stgan
 from vgen_fast.nets import caffenet, lrcn
 from vgen_fast.train.memory import give_back, peak_megabytes

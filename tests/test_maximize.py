@@ -11,9 +11,10 @@ import torch
 from tests.models.small import SYSTEMS, config_of
 from tests.models.test_stgan import caffe_layers
 from tests.nets.caffe_files import new_net
+from vgen_fast import ascent as climb
 from vgen_fast import cli, conditions, maximize, recipes
+from vgen_fast.ascent import LARGEST, Rule, climbed, maximised
 from vgen_fast.data.cache import Cache
-from vgen_fast.maximize import LARGEST, Rule, climbed, maximised
 from vgen_fast.models import stgan
 from vgen_fast.nets import caffenet, lrcn, trained
 from vgen_fast.nets.c3d import C3D
@@ -227,7 +228,7 @@ def test_what_a_step_holds_is_foretold(made):
     generator, leader = stgan.Generator(SMALL).requires_grad_(False), conditions.leader_of(str(made / "classifier"))
     codes, classes = torch.rand(4, 2, SMALL.codes), torch.zeros(4, dtype=torch.long)
     with memory.Live() as live:
-        maximize.ascent(
+        climb.ascent(
             lambda h: maximize.clip_of(generator, h), lambda c: leader.condition(c, False), codes, classes, "ppgn"
         )
     networks = (generator, maximize.encoder_of(SMALL), leader.network)
@@ -240,7 +241,7 @@ def test_a_set_is_kept_as_it_grows_and_goes_on(made, tmp_path, monkeypatch, caps
     words += ["--count", "7", "--batch", "2"]
     assert cli.main([*words, "--out", str(tmp_path / "whole.vgc")]) == 0
     capsys.readouterr()
-    whole, ascent, steps = Cache(tmp_path / "whole.vgc"), maximize.ascent, []
+    whole, ascent, steps = Cache(tmp_path / "whole.vgc"), climb.ascent, []
 
     def until_it_dies(*given):
         steps.append(given)
@@ -248,10 +249,10 @@ def test_a_set_is_kept_as_it_grows_and_goes_on(made, tmp_path, monkeypatch, caps
             raise KeyboardInterrupt
         return ascent(*given)
 
-    monkeypatch.setattr(maximize, "ascent", until_it_dies)
+    monkeypatch.setattr(climb, "ascent", until_it_dies)
     with pytest.raises(KeyboardInterrupt):
         cli.main([*words, "--out", str(tmp_path / "parts.vgc")])
-    monkeypatch.setattr(maximize, "ascent", ascent)
+    monkeypatch.setattr(climb, "ascent", ascent)
     assert "57%  " in capsys.readouterr().out
     assert cli.main([*words, "--out", str(tmp_path / "parts.vgc")]) == 0
     told = capsys.readouterr().out
@@ -268,13 +269,13 @@ def test_a_set_is_kept_as_it_grows_and_goes_on(made, tmp_path, monkeypatch, caps
 
 
 def test_a_video_of_a_set_that_is_no_number_is_left_out_aloud(made, tmp_path, monkeypatch, capsys):
-    ascent = maximize.ascent
+    ascent = climb.ascent
 
     def broken(make, condition, codes, classes, objective):
         seen, gradient = ascent(make, condition, codes, classes, objective)
         return seen, gradient.where((classes != 1)[:, None, None], torch.nan)
 
-    monkeypatch.setattr(maximize, "ascent", broken)
+    monkeypatch.setattr(climb, "ascent", broken)
     words = ["maximize", str(made / "run"), "--condition", str(made / "classifier"), "--iterations", "2"]
     assert cli.main([*words, "--count", "4", "--out", str(tmp_path / "set.vgc")]) == 0
     told = capsys.readouterr()
