@@ -63,7 +63,7 @@ def steps(count: int, seeds: str) -> dict[str, list]:
     path = ["vgen_fast", "maximize", SOURCES["images"], "--condition", "runs/lrcn", "--frames", SIZE[0]]
     augment = ["vgen_fast", "sets", "augment", "selected.vgc", "--real", "shapes.vgc", "--test-every", 50]
     augment += ["--seeds", seeds]
-    scored, chosen = ["vgen_fast", "sets", "score", *MADE], "images-lrcn.vgc"
+    scored, chosen = ["vgen_fast", "sets", "score", *MADE], "tuned-lrcn.vgc"
     return found | {
         "path": [*path, "--every", 10, "--out", "path.png"],
         "score": [*scored, "--scorers", "runs/c3d,runs/lrcn", "--real", "shapes.vgc", "--split", "test"],
