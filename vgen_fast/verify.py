@@ -28,14 +28,14 @@ def verify(words: list[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     given = parser.parse_args(words)
-    config, damaged = recorded(given.run), []
-    whole = checkpoint.candidates(given.run / "checkpoints", run_name(given.run), damaged.append)
+    config, name, damaged = recorded(given.run), run_name(given.run), []
+    whole = checkpoint.candidates(given.run / "checkpoints", name, damaged.append)
     newest, best = (whole[0], checkpoint.best(whole, config.scores.best)) if whole else (None, None)
     if given.json:
         clips = lambda found: found and found.clips_seen  # noqa: E731
         rows = [{"path": str(w.path), "clips_seen": w.clips_seen, "bytes": size(w)} for w in whole]
         told = {"whole": rows, "damaged": damaged, "goes_on_from": clips(newest), "best": clips(best)}
-        report.show(json.dumps({"run": run_name(given.run), **told}))
+        report.show(json.dumps({"run": name, **told}))
     else:
         for found in whole:
             marks = "".join(

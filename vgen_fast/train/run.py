@@ -1,6 +1,7 @@
 """A run from its folder: continue where the newest checkpoint is, step, report, save, and end with the right code.
 
-On several ranks all step together; the first one reads the list of checkpoints, and it alone writes.
+On several ranks all step together; the first one reads the list of checkpoints, and it alone writes. (Over 400 lines:
+every way in which a run can begin, go back and end, and they share its state.)
 """
 
 import errno

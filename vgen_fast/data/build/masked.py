@@ -3,7 +3,7 @@
 One square for the whole film, so that it stays where it is: around all that is white in any frame of the mask, as wide
 as that is high or wide, moved into the picture where it would reach out of it.
 
-Legend: T frames, H x W pixels.
+Legend: H x W pixels.
 """
 
 from collections.abc import Iterable
@@ -53,6 +53,4 @@ class Masked(Selection):
         box = square(ingest.frames(pool, path, mask, np.arange(len(mask))))
         if box is None:
             raise Rejected("no mask", f"{source.mask} is black")
-        return Selection(replace(self.fit, box=box), self.fps, self.take, self.frames, self.short)(
-            source, root, listing, pool
-        )
+        return Selection.__call__(replace(self, fit=replace(self.fit, box=box)), source, root, listing, pool)
