@@ -28,6 +28,7 @@ def command() -> int:
     # A thread of Gloo that lets go of a tensor while the interpreter ends aborts the process, now and then.
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     assert "pt_gloo_runloop" not in threads, threads
+    assert "torch._dynamo" not in sys.modules  # the compiler, 3 s of a start
     return code
 
 

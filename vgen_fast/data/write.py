@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+H264 = {"crf": "16", "preset": "veryfast"}  # half the time of "medium", a tenth more bytes
 SECONDS = 2.0  # short clips are looped to that length, so that a player has something to show
 
 
@@ -19,12 +20,12 @@ def png(path: Path, picture: np.ndarray) -> None:
     _encode(path, [picture], "png", "image2pipe", "rgb24", 1, {})
 
 
-def mp4(path: Path, frames: np.ndarray, fps: float = 8, preset: str = "medium") -> None:
+def mp4(path: Path, frames: np.ndarray, fps: float = 8) -> None:
     """[T, H, W, 3] as H.264; an odd side gets one more line or column, as the format wants even ones."""
     frames = np.concatenate([frames] * max(1, math.ceil(SECONDS * fps / len(frames))))
     _, height, width, _ = frames.shape
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    _encode(path, frames, "libx264", "mp4", "yuv420p", fps, {"crf": "16", "preset": preset}, {"movflags": "faststart"})
+    _encode(path, frames, "libx264", "mp4", "yuv420p", fps, H264, {"movflags": "faststart"})
 
 
 def gif(path: Path, frames: np.ndarray, fps: float = 8) -> None:

@@ -57,5 +57,5 @@ def mosaic(cache: Cache, clips: list[int]) -> tuple[bytes, list[int]]:
         cells = write.grid(np.stack(videos), SIDE, MARGIN)
         rates = cache.fps[clips]
         rates = rates[np.isfinite(rates)]
-        write.mp4(path, cells, fps=float(np.median(rates)) if len(rates) else FPS, preset="veryfast")
+        write.mp4(path, cells, fps=float(np.median(rates)) if len(rates) else FPS)
         return path.read_bytes(), bad

@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..data.journal import replace_durably
 from ..nets.trained import Trained
 from . import seeding
 from .loop import Batches
+from .optimizers import SGD, Adam, AdamW
 
 STATE = "state.pt"
 
@@ -57,20 +59,20 @@ PLANS = {
 }
 
 
-def optimizer_of(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def optimizer_of(network: nn.Module, plan: Plan) -> Optimizer:
     wanted = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     if plan.coupled:
         groups = []
         for name, value in wanted:
             decay = {"weight_decay": 0.0} if "bias" in name else {}
             groups.append({"params": [value], "factor": plan.last if "fc8." in name else 1.0, **decay})
-        return torch.optim.Adam(groups, plan.rate, betas=plan.betas, weight_decay=plan.decay)
+        return Adam(groups, plan.rate, betas=plan.betas, weight_decay=plan.decay)
     if plan.momentum is None:
-        return torch.optim.AdamW([value for _, value in wanted], plan.rate, betas=plan.betas, weight_decay=plan.decay)
+        return AdamW([value for _, value in wanted], plan.rate, betas=plan.betas, weight_decay=plan.decay)
     biases = [value for name, value in wanted if "bias" in name]
     others = [value for name, value in wanted if "bias" not in name]
     groups = [{"params": others, "factor": 1.0}, {"params": biases, "factor": 2.0, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, plan.rate, momentum=plan.momentum, weight_decay=plan.decay)
+    return SGD(groups, plan.rate, momentum=plan.momentum, weight_decay=plan.decay)
 
 
 def augmented(video: Tensor) -> Tensor:

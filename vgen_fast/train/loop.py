@@ -12,12 +12,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..layers import batch_norm
 from ..layers.segment import recomputing
 from ..models.system import Clip, Constraint, Critic, Draw, Inputs, Stage, System, scores_of
 from . import divergence, ema, seeding
 from .objectives import Objective
+from .optimizers import Adam, RMSprop
 from .schedule import Phase, phase_at, rates_at, stage_at
 
 # (positions in the endless stream of clips, (T, H, W)) -> video uint8 [B, 3, T, H, W], labels [B, A] or None
@@ -41,11 +43,11 @@ class Rule:
     critics_decay: bool = False  # whether it is of the critics alone
     clip: float | None = None  # numbers of gradients further from 0 are cut to it
 
-    def optimizer(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+    def optimizer(self, parameters: Iterator[nn.Parameter]) -> Optimizer:
         shared = dict(eps=self.eps, weight_decay=self.weight_decay)
         if self.name == "rmsprop":
-            return torch.optim.RMSprop(parameters, alpha=self.betas[1], **shared)
-        return torch.optim.Adam(parameters, betas=self.betas, fused=True, **shared)
+            return RMSprop(parameters, alpha=self.betas[1], **shared)
+        return Adam(parameters, betas=self.betas, fused=True, **shared)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class State:
 
     system: System
     average: nn.Module
-    optimizers: dict[str, torch.optim.Optimizer]  # "generator", and the critics by name
+    optimizers: dict[str, Optimizer]  # "generator", and the critics by name
     clips_seen: int = 0
     clips_drawn: int = 0
     steps: dict[str, int] = field(default_factory=dict)  # of each optimizer
