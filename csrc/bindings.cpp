@@ -81,6 +81,7 @@ ConvParams conv_params(const Where& where, const Sizes3& channels, const Sizes3&
   copy3(p.in_size, in_size), copy3(p.out_size, out_size), copy3(p.kernel, kernel), copy3(p.padding, padding);
   copy3(p.up, up), copy3(p.down, down), copy5(p.x_stride, x_stride), copy5(p.y_stride, y_stride);
   p.per_sample = per_sample;
+  p.frames = 1;
   p.slope = p.gain = 1;
   p.dtype = Dtype(where.dtype), p.threads = where.threads;
   return p;

@@ -37,6 +37,7 @@ struct ConvParams {
   int64_t up[3], down[3];
   int64_t x_stride[5], y_stride[5];     // elements; y is g in the weight gradient
   int64_t noise_stride[5];              // zeros where noise is broadcast
+  int64_t frames;                       // to each sample, counted as samples themselves: 1, but see conv_tile.h
   int64_t per_sample;                   // weights (or their gradient) are [B, O, I, k] instead of [O, I, k]
   int64_t pixel_norm;
   double slope, gain, eps;              // slope 1 is no activation; on CPU gain scales the weight gradient too
@@ -54,6 +55,12 @@ struct ConvParams {
   double gate_slope;
   Dtype dtype;
   int threads;
+
+  // Elements before a sample of a tensor of these strides, and samples that share their weights.
+  VGEN_HD int64_t start(int64_t sample, const int64_t* stride) const {
+    return sample / frames * stride[0] + sample % frames * stride[2];
+  }
+  VGEN_HD int64_t alike() const { return per_sample ? frames : batch; }
 };
 
 enum class AxisMode : int { direct, up, down, winograd, up_pair, down_pair };

@@ -138,7 +138,7 @@ void pack_plane(const ConvParams& p, const Storage<Acc>& type, const Plan& plan,
   const Line<Acc> all{&type, static_cast<const char*>(p.x), static_cast<const char*>(gated_by), stride[4], p.in_size[2],
                       Acc(p.gate_slope)};
   for (int64_t s = 0; s < tile.samples; ++s) {
-    const Line<Acc> sample = all.from((tile.sample + s) * stride[0] + t * stride[2]);
+    const Line<Acc> sample = all.from(p.start(tile.sample + s, stride) + t * stride[2]);
     Acc* out = slot + s * tile.rows * tile.cols;
     if (stride[1] != 1 || stride[4] == 1 || p.in_channels == 1) {
       for (int64_t c = 0; c < p.in_channels; ++c)

@@ -39,15 +39,16 @@ struct Plan {
   AxisPlan axis[3];
   bool paired;                     // h and w in the same one of the modes with fewer products
   int64_t tile_h, tile_w, group;   // grid positions and samples per job
-  int64_t tiles_h, tiles_w, groups, chunks_t, jobs;
+  int64_t tiles_h, tiles_w, cuts, groups, chunks_t, jobs;  // cuts: groups of samples that share their weights
   int hw_units, hw_taps, hw_subs, slots;
   int64_t units() const { return int64_t(axis[0].units) * hw_units; }
   int64_t taps() const { return int64_t(axis[0].taps) * hw_taps; }
+  bool whole() const { return tiles_h == 1 && tiles_w == 1; }  // a job has whole planes
   int64_t half_row() const { return tile_w + 16; }  // room for one phase of a row of the tile
 
   // A tile is as large as the cache allows for what a job keeps: x packed in `slots` planes, and every unit of the output.
   Plan(const ConvParams& p, size_t acc_bytes, int64_t padded_channels) {
-    paired = p.in_channels >= 4 && p.out_channels >= 4 && p.up[1] == p.up[2] && p.down[1] == p.down[2];
+    paired = p.in_channels >= 4 && p.out_channels >= 4 && p.up[1] == p.up[2] && p.down[1] == p.down[2] && pays(p, acc_bytes);
     for (int a = 1; a < 3; ++a) paired &= p.kernel[a] == 3 && p.out_size[a] >= 2;
     for (int a = 0; a < 3; ++a) {
       AxisMode mode = p.up[a] == 2 ? AxisMode::up : p.down[a] == 2 ? AxisMode::down : AxisMode::direct;
@@ -64,17 +65,35 @@ struct Plan {
     tile_h = std::clamp<int64_t>(positions / tile_w, 1, h.grid);
     tiles_h = divide_up(h.grid, tile_h), tiles_w = divide_up(w.grid, tile_w);
     tile_h = divide_up(h.grid, tiles_h);
-    const bool whole = tiles_h == 1 && tiles_w == 1 && !p.per_sample;
-    group = whole ? std::clamp<int64_t>(positions / (h.extent(tile_h) * w.extent(tile_w)), 1, divide_up(p.batch, p.threads)) : 1;
-    groups = divide_up(p.batch, group);
-    group = divide_up(p.batch, groups);
+    const int64_t alike = p.alike(), share = divide_up(alike, divide_up(p.threads * alike, p.batch));
+    group = whole() ? std::clamp<int64_t>(positions / (h.extent(tile_h) * w.extent(tile_w)), 1, share) : 1;
+    cuts = divide_up(alike, group), groups = p.batch / alike * cuts;
+    group = divide_up(alike, cuts);
     // A cut along t packs planes on both of its sides: only as many as it takes to give all threads about the same.
-    const int64_t tiles = tiles_h * tiles_w, cuts = p.per_sample && p.batch % p.threads ? tiles : groups * tiles;
-    const int64_t most = std::min(t.grid, std::max<int64_t>(t.grid / 4, cuts < p.threads ? 2 : 1));
-    for (chunks_t = 1; chunks_t < most && cuts * chunks_t % p.threads && cuts * chunks_t < 4 * p.threads;) ++chunks_t;
+    const int64_t tiles = tiles_h * tiles_w, count = p.per_sample && p.batch % p.threads ? tiles : groups * tiles;
+    const int64_t most = std::min(t.grid, std::max<int64_t>(t.grid / 4, count < p.threads ? 2 : 1));
+    for (chunks_t = 1; chunks_t < most && count * chunks_t % p.threads && count * chunks_t < 4 * p.threads;) ++chunks_t;
     jobs = groups * tiles * chunks_t;
   }
+
+ private:
+  // Whether fewer products are worth what they take: a product for each pair of channels and tap along t is saved, and
+  // each channel filtered; a row too short to fill a vector is filtered one element at a time. The constants are measured.
+  static bool pays(const ConvParams& p, size_t acc_bytes) {
+    const int64_t least = (p.out_size[2] + 1) / 2 < int64_t(kVectorBytes / acc_bytes) ? 40 : 20;
+    return 2 * p.in_channels * p.out_channels * p.kernel[0] >= least * (p.in_channels + p.out_channels);
+  }
 };
+
+// Frames that no tap joins are as good as samples where a job has whole planes: more of them in one job are longer products.
+template <class Acc>
+ConvParams frames_as_samples(ConvParams p, int64_t padded_channels) {
+  if (p.kernel[0] > 1 || p.padding[0] != 0 || p.up[0] > 1 || p.down[0] > 1) return p;
+  if (!Plan(p, sizeof(Acc), padded_channels).whole()) return p;
+  p.frames = p.in_size[0], p.batch *= p.frames;
+  p.in_size[0] = p.out_size[0] = 1;
+  return p;
+}
 
 // One job: a box of grid positions of some samples, and the layout of its packed input.
 struct Tile {
@@ -85,7 +104,8 @@ struct Tile {
     const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
     const int64_t tw = job % plan.tiles_w, th = job / plan.tiles_w % plan.tiles_h;
     const int64_t rest = job / plan.tiles_w / plan.tiles_h, chunk = rest % plan.chunks_t;
-    sample = rest / plan.chunks_t * plan.group, samples = std::min(plan.group, p.batch - sample);
+    const int64_t group = rest / plan.chunks_t, alike = p.alike(), first = group % plan.cuts * plan.group;
+    sample = group / plan.cuts * alike + first, samples = std::min(plan.group, alike - first);
     t0 = t.grid * chunk / plan.chunks_t, t1 = t.grid * (chunk + 1) / plan.chunks_t;
     h0 = th * plan.tile_h, gh = std::min(plan.tile_h, h.grid - h0);
     w0 = tw * plan.tile_w, gw = std::min(plan.tile_w, w.grid - w0);

@@ -81,7 +81,7 @@ void pack_gradient(const ConvParams& p, const Storage<Acc>& type, const Plan& pl
                       Acc(p.gate_slope)};
   for (int64_t s = 0; s < tile.samples; ++s)
     for (int64_t c = 0; c < p.out_channels; ++c)
-      sums[c] += pack_gradient_channel(p, plan, tile, all.from((tile.sample + s) * stride[0] + c * stride[1] + t * stride[2]),
+      sums[c] += pack_gradient_channel(p, plan, tile, all.from(p.start(tile.sample + s, stride) + c * stride[1] + t * stride[2]),
                                        out + c * pitch + s * tile.rows * tile.cols, unit, work);
 }
 
@@ -330,7 +330,7 @@ class WeightGradient {
   const Storage<Acc>& type = storage<Acc>(p.dtype);
   const Tile largest{plan, p, 0};
   const int64_t num_in = p.in_channels, num_out = p.out_channels, padded = round_up(num_in, channels);
-  const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2], samples = p.per_sample ? p.batch : 1;
+  const int64_t volume = p.kernel[0] * p.kernel[1] * p.kernel[2], samples = p.batch / p.alike();
   const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * num_out;
   const int64_t slot_size = round_up(largest.sub_size * plan.hw_subs * padded, 16) + 16;
   const int64_t in_blocks = padded / channels, columns = plan.taps() * in_blocks, per_unit = columns * num_out * lanes;
@@ -344,14 +344,18 @@ class WeightGradient {
 
 }  // namespace
 
-void modulated_conv3d_weight_gradient_cpu(const ConvParams& p) {
-  if (p.dtype == Dtype::float64)
-    return WeightGradient<double, 1>(p, Plan(p, sizeof(double), round_up(p.in_channels, kLanes<double>))).run();
+void modulated_conv3d_weight_gradient_cpu(const ConvParams& given) {
+  const auto run = [&](auto acc, auto group, int64_t padded) {
+    using Acc = decltype(acc);
+    const ConvParams p = frames_as_samples<Acc>(given, padded);
+    WeightGradient<Acc, group>(p, Plan(p, sizeof(Acc), padded)).run();
+  };
+  const std::integral_constant<int, 1> one;
+  if (given.dtype == Dtype::float64) return run(double(), one, round_up(given.in_channels, kLanes<double>));
   constexpr int64_t lanes = kLanes<float>;
-  const int64_t half = round_up(p.in_channels, lanes / 2), whole = round_up(p.in_channels, lanes);
-  const Plan plan(p, sizeof(float), half);
-  if (plan.paired && half < whole) return WeightGradient<float, 2>(p, plan).run();
-  WeightGradient<float, 1>(p, Plan(p, sizeof(float), whole)).run();
+  const int64_t half = round_up(given.in_channels, lanes / 2), whole = round_up(given.in_channels, lanes);
+  if (half < whole && Plan(given, sizeof(float), half).paired) return run(float(), std::integral_constant<int, 2>(), half);
+  run(float(), one, whole);
 }
 
 }  // namespace vgen::VGEN_ISA

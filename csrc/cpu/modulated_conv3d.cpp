@@ -1,5 +1,7 @@
 // The convolution with its epilogue on CPU: packed x times packed weights, unit by unit, then the units combined into
 // output rows that pass through noise, bias, activation and norm while they are in the first-level cache.
+#include <utility>
+
 #include "conv_tile.h"
 
 namespace vgen::VGEN_ISA {
@@ -10,6 +12,7 @@ constexpr int kRegisters = 24, kBlock = 8, kMaxVectors = 8;
 #else
 constexpr int kRegisters = 12, kBlock = 4, kMaxVectors = 4;
 #endif
+constexpr int kInputs = 8;
 // Vectors of positions to a block of outputs: fewer in float64, which checks gradients, to have less to compile.
 template <class Acc>
 constexpr int most_vectors(int block) {
@@ -32,8 +35,10 @@ void pack_weights(const ConvParams& p, const Plan& plan, int64_t samples, Acc* p
     for (int m = 0; m < wide[a]; ++m)
       for (int64_t k = 0; k < axis.kernel; ++k) table[a].push_back(axis.spread(m / axis.taps, m % axis.taps, k));
   }
-  // One axis at a time: [outer][kernel][inner] -> [outer][wide][inner].
-  auto spread = [&](int axis, int64_t outer, int64_t inner, const double* from, double* to) {
+  // One axis at a time: [outer][kernel][inner] -> [outer][wide][inner]. One that is direct has nothing to spread.
+  auto spread = [&](int axis, int64_t outer, int64_t inner, const double*& value, double* to) {
+    if (plan.axis[axis].mode == AxisMode::direct) return;
+    const double* from = std::exchange(value, to);
     const int64_t kernel = p.kernel[axis];
     for (int64_t a = 0; a < outer; ++a)
       for (int64_t m = 0; m < wide[axis]; ++m, to += inner) {
@@ -48,20 +53,23 @@ void pack_weights(const ConvParams& p, const Plan& plan, int64_t samples, Acc* p
   };
   const int64_t sizes[4] = {volume, p.kernel[0] * p.kernel[1] * wide[2], p.kernel[0] * wide[1] * wide[2],
                             wide[0] * wide[1] * wide[2]};
-  const int64_t per_sample = plan.units() * per_unit, items = blocks.count * p.in_channels;
+  const Blocks inputs(p.in_channels, kInputs);  // spread together
+  const int64_t per_sample = plan.units() * per_unit, items = blocks.count * inputs.count;
   parallel_shares(samples * items, samples * per_sample > 65536 ? p.threads : 1, [&](int64_t begin, int64_t end, int) {
     std::vector<double> stage[4];
-    for (int a = 0; a < 4; ++a) stage[a].resize(size_t(sizes[a] * kBlock));
+    for (int a = 0; a < 4; ++a) stage[a].resize(size_t(sizes[a] * kBlock * kInputs));
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t sample = item / items, block = item % items / p.in_channels, i = item % p.in_channels;
-      const Acc* w = static_cast<const Acc*>(p.w) + sample * p.out_channels * p.in_channels * volume;
-      const int64_t o = blocks.begin(block), size = blocks.size(block);
-      for (int64_t n = 0; n < size; ++n)
-        for (int64_t k = 0; k < volume; ++k) stage[0][k * size + n] = double(w[((o + n) * p.in_channels + i) * volume + k]);
-      spread(2, p.kernel[0] * p.kernel[1], size, stage[0].data(), stage[1].data());
-      spread(1, p.kernel[0], wide[2] * size, stage[1].data(), stage[2].data());
-      spread(0, 1, wide[1] * wide[2] * size, stage[2].data(), stage[3].data());
-      const double* value = stage[3].data();
+      const int64_t sample = item / items, block = item % items / inputs.count, group = item % inputs.count;
+      const int64_t o = blocks.begin(block), size = blocks.size(block), i = inputs.begin(group), count = inputs.size(group);
+      const Acc* w = static_cast<const Acc*>(p.w) + ((sample * p.out_channels + o) * p.in_channels + i) * volume;
+      for (int64_t n = 0; n < size; ++n, w += p.in_channels * volume)
+        for (int64_t c = 0; c < count; ++c)
+          for (int64_t k = 0; k < volume; ++k) stage[0][(k * count + c) * size + n] = double(w[c * volume + k]);
+      const int64_t inner = count * size;
+      const double* value = stage[0].data();
+      spread(2, p.kernel[0] * p.kernel[1], inner, value, stage[1].data());
+      spread(1, p.kernel[0], wide[2] * inner, value, stage[2].data());
+      spread(0, 1, wide[1] * wide[2] * inner, value, stage[3].data());
       Acc* base = packed + sample * per_sample + o * p.in_channels * plan.taps();
       for (int ut = 0; ut < t.units; ++ut)
         for (int mt = 0; mt < t.taps; ++mt)
@@ -71,7 +79,8 @@ void pack_weights(const ConvParams& p, const Plan& plan, int64_t samples, Acc* p
                 for (int mw = 0; mw < wa.taps; ++mw) {
                   const int64_t unit = (ut * h.units + uh) * wa.units + uw, tap = mh * wa.taps + mw;
                   Acc* to = base + unit * per_unit + ((mt * p.in_channels + i) * plan.hw_taps + tap) * size;
-                  for (int64_t n = 0; n < size; ++n) to[n] = Acc(*value++);
+                  for (int64_t c = 0; c < count; ++c, to += plan.hw_taps * size)
+                    for (int64_t n = 0; n < size; ++n) to[n] = Acc(*value++);
                 }
     }
   });
@@ -193,12 +202,12 @@ void finish(const ConvParams& p, const Place& at, bool stream, Acc* rows, int64_
   const Acc slope = Acc(p.slope), gain = Acc(p.gain);
   const Acc* bias = static_cast<const Acc*>(p.bias);
   const int64_t count = at.count, *ys = p.y_stride, *ns = p.noise_stride;
-  S* y = static_cast<S*>(p.y) + at.b * ys[0] + at.t * ys[2] + at.h * ys[3] + at.w * ys[4];
+  S* y = static_cast<S*>(p.y) + p.start(at.b, ys) + at.t * ys[2] + at.h * ys[3] + at.w * ys[4];
   if (p.pixel_norm) std::fill_n(square, count, Acc(0));
   for (int64_t c = 0; c < p.out_channels; ++c) {
     Acc* __restrict row = rows + c * pitch;
     if (p.noise) {
-      const S* noise = static_cast<const S*>(p.noise) + at.b * ns[0] + c * ns[1] + at.t * ns[2] + at.h * ns[3] + at.w * ns[4];
+      const S* noise = static_cast<const S*>(p.noise) + p.start(at.b, ns) + c * ns[1] + at.t * ns[2] + at.h * ns[3] + at.w * ns[4];
       if (ns[4] == 1)
         for (int64_t i = 0; i < count; ++i) row[i] += load<Acc>(noise[i]);
       else
@@ -242,14 +251,15 @@ template <class Acc>
 using Finish = void (*)(const ConvParams&, const Place&, bool, Acc*, int64_t, Acc*);
 
 template <class Acc>
-void forward(const ConvParams& p, Finish<Acc> finish) {
+void forward(const ConvParams& given, Finish<Acc> finish) {
+  const ConvParams p = frames_as_samples<Acc>(given, given.in_channels);
   const Storage<Acc>& type = storage<Acc>(p.dtype);
   const Plan plan(p, sizeof(Acc), p.in_channels);
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
   const Blocks blocks(p.out_channels, kBlock);
   const Tile largest(plan, p, 0);
   const int64_t packed_size = plan.units() * plan.taps() * p.out_channels * p.in_channels;
-  const int64_t per_unit = p.out_channels * p.in_channels * plan.taps(), samples = p.per_sample ? p.batch : 1;
+  const int64_t per_unit = p.out_channels * p.in_channels * plan.taps(), samples = p.batch / p.alike();
   const int64_t pitch = round_up(largest.positions, 16) + 16, unit_stride = pitch * p.out_channels;
   // Output rows that follow one another in y and in the noise, where a tile is as wide as the frame, are finished together.
   const int64_t width = w.parities * plan.tile_w;
@@ -280,7 +290,7 @@ void forward(const ConvParams& p, Finish<Acc> finish) {
       const Tile tile(plan, p, job);
       for (int u = 0; u < plan.hw_units; ++u)
         for (int m = 0; m < plan.hw_taps; ++m) offsets[u * plan.hw_taps + m] = tile.offset(plan, u, m);
-      const Acc* weights = packed + (p.per_sample ? tile.sample : 0) * packed_size;
+      const Acc* weights = packed + tile.sample / p.alike() * packed_size;
       const int64_t vectors = divide_up(tile.positions, kLanes<Acc>);
       Ring ring{p, plan};
       for (int64_t j = tile.t0; j < tile.t1; ++j) {

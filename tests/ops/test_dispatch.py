@@ -146,7 +146,13 @@ def test_no_weight_gradients_leaves_out_shared_weights_only():
 
 @pytest.mark.parametrize(
     ("width", "options", "fused"),
-    [(SHORT_ROW, {}, False), (SHORT_ROW + 1, {}, True), (4, {"up": 2}, True), (4, {"impl": "cpp"}, True)],
+    [
+        (SHORT_ROW, {}, False),
+        (4, {"style": grad(2, 3)}, False),
+        (SHORT_ROW + 1, {}, True),
+        (4, {"up": 2}, True),
+        (4, {"impl": "cpp"}, True),
+    ],
 )
 def test_short_rows_go_to_the_library_unless_an_implementation_is_named(width: int, options: dict, fused: bool):
     x, w = grad(2, 3, 2, 4, width), grad(*W)
@@ -213,6 +219,7 @@ def test_inference_mode(case):
 BIG = {
     "conv": (lambda x, w: ops.modulated_conv3d(x, w, slope=0.2, impl="cpp"), (2, 8, 4, 24, 24), (9, 8, 3, 3, 3)),
     "conv_up": (lambda x, w: ops.modulated_conv3d(x, w, up=2, impl="cpp"), (2, 8, 2, 12, 12), (9, 8, 3, 3, 3)),
+    "conv_frames": (lambda x, w: ops.modulated_conv3d(x, w, impl="cpp"), (3, 8, 7, 6, 6), (9, 8, 1, 3, 3)),
     "pixel_norm": (lambda x, w: ops.pixel_norm(x, slope=0.2, impl="cpp") * w, (2, 8, 4, 24, 24), (1,)),
     "stddev": (lambda x, w: ops.minibatch_stddev(x, eps=1e-3, impl="cpp") * w, (4, 8, 4, 24, 24), (1,)),
     "distance": (lambda x, w: ops.sliced_wasserstein(x, w, seed=0, impl="cpp"), (300, 8), (200, 8)),

@@ -104,7 +104,7 @@ def test_modulated_conv3d(data, canaries):
     dtype = draw(st.sampled_from(DTYPES))
     image = draw(st.booleans())
     axes = 2 if image else 3
-    batch, inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 18))
+    batch, inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 16)), draw(st.integers(1, 18))
     taps = tuple(draw(st.sampled_from([1, 3, 3, 5])) for _ in range(axes))
     ones = (1,) * axes
     factors = tuple(draw(st.sampled_from([1, 2])) for _ in range(axes))

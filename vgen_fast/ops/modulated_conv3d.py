@@ -99,7 +99,7 @@ def modulated_conv3d(
             return "an empty tensor has nothing to fuse"
         return f"taps {kernel} are more than 15 on an axis" if max(kernel) > 15 else None
 
-    short = size[2] <= SHORT_ROW and max(up) == max(down) == 1 and style is None
+    short = size[2] <= SHORT_ROW and max(up) == max(down) == 1
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     impl = choose(OP, impl if x.numel() else None, x.device, supports, short and on_cpu)
     if impl == "reference":
