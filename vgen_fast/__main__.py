@@ -1,7 +1,9 @@
 """`python -m vgen_fast <verb>`."""
 
+import atexit
 import sys
 
-from .cli import main
+from .cli import end_quickly, main
 
+atexit.register(end_quickly)
 sys.exit(main())

@@ -1,9 +1,11 @@
 """`python tiny_recipe.py --outdir F`: `python -m vgen_fast.train` with a recipe whose steps take milliseconds."""
 
+import atexit
 import sys
 from pathlib import Path
 
 from vgen_fast import recipes
+from vgen_fast.cli import end_quickly
 from vgen_fast.config import Config, Every, Grow, Optim
 from vgen_fast.models.progressive import Config as System
 from vgen_fast.models.progressive import Row
@@ -24,6 +26,7 @@ def tiny() -> Config:
 
 def command() -> int:
     recipes.RECIPES["tiny"] = tiny
+    atexit.register(end_quickly)  # as the command itself
     code = main(["tiny", *sys.argv[1:]])
     # A thread of Gloo that lets go of a tensor while the interpreter ends aborts the process, now and then.
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]

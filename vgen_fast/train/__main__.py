@@ -1,5 +1,6 @@
 """`python -m vgen_fast.train [recipe] [options]`: everything between the command line and train/run.py."""
 
+import atexit
 import os
 import shlex
 import sys
@@ -16,6 +17,7 @@ import torch
 from pydantic import Field
 
 from ..classify import classifier
+from ..cli import end_quickly
 from ..config import Config, Settings
 from ..data.decode import TooMuchBadData
 from ..data.journal import replace_durably, write_whole
@@ -318,4 +320,5 @@ def dry_run(config: Config, command: Command, device: torch.device) -> int:
 
 
 if __name__ == "__main__":
+    atexit.register(end_quickly)
     sys.exit(main(sys.argv[1:]))
