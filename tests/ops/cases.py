@@ -82,8 +82,8 @@ def conv(
     )
 
 
-# Axes with 3 taps are computed in pairs from a mean of 40 channels times taps along t on: 14 channels, or 20 where rows
-# fill a vector. Fewer are multiplied as they are.
+# Outputs of 3 taps on h and w are computed in pairs where channels (2 I O / (I + O)) times taps along t are 40 or more,
+# or 20 where a row of pairs fills a vector; with fewer, one by one.
 CASES = [
     conv("plain", (3, 5), (3, 6, 7), bias=False),
     conv("bias_lrelu", (4, 5), (3, 6, 9), slope=0.2),

@@ -11,8 +11,7 @@ Three registered ops are closed under differentiation, so a penalty's second bac
 
 The input gradient of a convolution is `conv_act` with flipped weights; up turns into down and down into up.
 Where no graph of the gradient is asked for, CPU runs all of it as one `conv_act_backward`: g passes the activation
-while it is read, and the tensor between, as large as y, is never there. (Long because the op and its three registered
-parts differentiate each other.)
+while it is read, and the tensor between, as large as y, is never there.
 """
 
 import math
