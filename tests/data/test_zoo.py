@@ -1,11 +1,12 @@
 """Files as the world has them: each is read, or gets its own reason, by a reader that stays as it was."""
 
+import os
 import random
 import struct
-import time
 import zipfile
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -243,8 +244,10 @@ def _(folder):
 
 
 @pytest.fixture(scope="module")
-def readers():
+def readers(tmp_path_factory):
+    """One process, which has begun before the first file is timed."""
     with Pool() as pool:
+        pool.probe(MP4.write(tmp_path_factory.mktemp("good")))
         yield pool
         assert pool.replaced == 0
         (one,) = pool.readers
@@ -253,12 +256,19 @@ def readers():
         assert peak < 300_000  # kB
 
 
+def processor_seconds(process: int) -> float:
+    """What it has used, however busy the machine is; a file over which it only waits is rejected as slow."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_gets_its_reason(readers, tmp_path, name):
     make, reason = CASES[name]
     path = tmp_path / "strange.mp4"
     path.write_bytes(make(tmp_path))
-    began = time.monotonic()
+    (one,) = readers.readers
+    began = processor_seconds(one.process.pid)
     try:
         film = readers.probe(path)
         frames = readers.read(path, film, np.arange(len(film)))
@@ -267,7 +277,7 @@ def test_each_gets_its_reason(readers, tmp_path, name):
     except Rejected as error:
         found = error.reason
     assert found == reason
-    assert time.monotonic() - began < 1
+    assert processor_seconds(one.process.pid) - began < 1
     assert len(CASES) >= 60
 
 
