@@ -9,7 +9,7 @@ import pytest
 from tests.models.small import config_of
 from vgen_fast import cli, recipes
 from vgen_fast.animate import fitted
-from vgen_fast.data import decode, write
+from vgen_fast.data import decode, pool, write
 from vgen_fast.train.__main__ import main
 
 
@@ -151,6 +151,21 @@ def test_what_cannot_be_animated_is_refused_in_one_sentence(words, sentence, run
     assert len(said.splitlines()) == 1
 
     assert re.search(sentence, said)
+
+
+@pytest.mark.parametrize("verb", ["animate", "evaluate", "train"])
+def test_an_ffmpeg_with_known_holes_is_refused_in_one_sentence(verb, runs, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pool, "ffmpeg", "8.1.1")
+    (tmp_path / "strips/0").mkdir(parents=True)
+    write.png(tmp_path / "strips/0/0.png", np.zeros((8, 64, 3), np.uint8))
+    words = {
+        "animate": [str(photo), "--run", str(runs / "style-prediction")],
+        "evaluate": [str(runs / "style-prediction")],
+        "train": ["shape-motion", "--data", str(tmp_path / "strips")],
+    }
+    assert cli.main([verb, *words[verb]]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"vgen_fast: FFmpeg 8\.1\.1.* is open to files .*\(pip install -U av\)\n", said)
 
 
 def test_a_prediction_is_shown_beside_its_frame_and_the_truth(runs, tmp_path):

@@ -90,6 +90,14 @@ def test_published_recipes_have_their_steps_batches_and_optimizers(name, steps, 
     assert {key: getattr(config.optim, key) for key in more} == more
 
 
+@pytest.mark.parametrize("name", ["dvdgan-kinetics-128", "trivdgan-bair-64"])
+def test_dvdgans_steps_batches_and_rates(name):
+    config = RECIPES[name]()
+    (phase,) = config.schedule()
+    assert (config.clips // phase.batch, phase.batch, config.critic_steps) == (300_000, 512, 2)
+    assert (phase.critic_rate, phase.generator_rate, config.objective) == (5e-4, 1e-4, "hinge")
+
+
 def test_tgan2s_penalty_is_that_of_the_clips_of_a_gpu_whatever_the_batch():
     names = ("tgan2-ucf101", "tgan2-ucf101-64", "tgan2-faceforensics")
     assert [RECIPES[name]().penalty for name in names] == [32, 32, 16]

@@ -18,6 +18,7 @@ from .data.pool import Pool
 from .data.resize import Fit, resize
 from .data.sources import PICTURES, below
 from .device import Placed, device_of
+from .given import readers
 from .models.system import Draw, Inputs, System
 from .options import changed, help_text, options_of, parse, refuse
 from .sample import beside_the_generator, finish, numbers, recorded, restored
@@ -65,7 +66,7 @@ def animate(words: list[str]) -> int:
         refuse(f"--run: which generator? {usage}")
     photographs, seeds = jobs(Path(words[0]), Path(command.out)), numbers(command.seeds)
     system, config = predictor(command)
-    with Pool() as pool:
+    with readers() as pool:
         mask, bad = masked(command.mask, pool), 0
         for path, out in photographs:
             try:

@@ -15,6 +15,7 @@ from .data import transforms
 from .data.cache import BadCache, Cache
 from .data.journal import replace_durably
 from .data.loader import CachedClips, Window
+from .data.pool import Holes
 from .data.sources import NoDataSet
 from .data.strips import Shrink, Strips
 from .data.synthetic import MovingShapes
@@ -200,7 +201,7 @@ def strips(command: Command) -> tuple[Strips, None, tuple[int, int, int]]:
             None,
             command.size,
         )
-    except NoDataSet as error:
+    except (NoDataSet, Holes) as error:
         refuse(str(error))
 
 

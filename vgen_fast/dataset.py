@@ -6,6 +6,7 @@ from pathlib import Path
 from .config import Config
 from .data.cache import BadCache, Cache
 from .data.loader import CachedClips, Window
+from .data.pool import Holes
 from .data.sources import NoDataSet
 from .data.strips import Strips
 from .data.synthetic import MovingShapes
@@ -47,6 +48,6 @@ def opened(
         else:
             clips = Strips(path, size, config.seed, complain, config.shrink)
             labels = (len(clips.classes),)
-    except (NoDataSet, BadCache) as error:
+    except (NoDataSet, BadCache, Holes) as error:
         refuse(str(error))
     return clips, labels

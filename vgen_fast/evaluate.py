@@ -14,6 +14,7 @@ from .data.journal import write_whole
 from .data.plugs import BadPlug, plugged
 from .data.pool import Pool
 from .device import Placed, device_of
+from .given import readers
 from .metrics import presets
 from .metrics.content_distance import colours
 from .metrics.measures import COLOURS, content_view
@@ -77,7 +78,7 @@ def evaluate(words: list[str]) -> int:
         refuse(f"evaluate wants a run folder or other clips first: {usage}")
     command, began = changed(Command(), parse(words[1:], options)), time.monotonic()
     try:
-        with Pool(os.cpu_count() or 1) as pool:
+        with readers(os.cpu_count() or 1) as pool:
             found, facts, path = measured(words[0], command, pool)
     except BadWeights as error:
         refuse(str(error))

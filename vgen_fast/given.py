@@ -1,4 +1,4 @@
-"""Clips as they lie on a disk, to be scored: the videos of a folder, or an array. Each comes once.
+"""Clips as they lie on a disk, to be scored: the videos of a folder, or an array; and who reads them. Each comes once.
 
 Legend: N clips, T frames, H x W pixels.
 """
@@ -12,11 +12,20 @@ import numpy as np
 from .data import folder
 from .data.build.selection import Selection
 from .data.decode import Rejected
-from .data.pool import Pool
+from .data.pool import Holes, Pool
 from .data.resize import Fit
 from .data.sources import NoDataSet
+from .options import refuse
 
 ARRAYS = (".npy", ".npz")
+
+
+def readers(workers: int = 1) -> Pool:
+    """Processes that read strangers' files, if this FFmpeg may."""
+    try:
+        return Pool(workers)
+    except Holes as error:
+        refuse(str(error))
 
 
 def array(path: Path) -> np.ndarray:

@@ -211,7 +211,7 @@ def test_an_ffmpeg_with_known_holes_reads_only_what_is_trusted(paths, monkeypatc
     if good:
         pool.Pool().close()
         return
-    with pytest.raises(pool.Holes, match=r"FFmpeg .* is open to films made for it"):
+    with pytest.raises(pool.Holes, match=r"FFmpeg .* is open to files made for it"):
         pool.Pool()
     with pool.Pool(trusted=True) as readers:
         assert len(readers.probe(paths[0]))

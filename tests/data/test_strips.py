@@ -1,5 +1,8 @@
 """Film strips as MoCoGAN publishes them: frames in order both ways round, classes, windows, bad files."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import torch
 from vgen_fast.data import write
 from vgen_fast.data.decode import Rejected, TooMuchBadData
 from vgen_fast.data.sources import NoDataSet
-from vgen_fast.data.strips import Strips, read_strip
+from vgen_fast.data.strips import Strips, cut
 
 
 def numbered(count: int, side: int = 8, offset: int = 0) -> np.ndarray:
@@ -34,8 +37,8 @@ def folder(tmp_path):
 @pytest.mark.parametrize("across", [True, False])
 def test_frames_come_in_order_whichever_way_round_the_strip_is(tmp_path, across):
     frames = np.random.default_rng(0).integers(256, size=(5, 8, 8, 3), dtype=np.uint8)
-    save(tmp_path / "a.png", frames, across)
-    np.testing.assert_array_equal(read_strip(tmp_path / "a.png"), frames)
+    save(tmp_path / "a" / "0.png", frames, across)
+    np.testing.assert_array_equal(Strips(tmp_path, (5, 8, 8), seed=0).clip(0)[0], frames)
 
 
 def test_each_time_round_has_every_clip_once_under_its_class(folder):
@@ -114,9 +117,22 @@ def test_a_bad_file_is_named_once_and_replaced_and_too_many_end_it(folder):
     assert any("7.png: too small: 3x8x8 gives no clip of 16x8x8" in text for text in said)
 
 
+def test_files_are_decoded_elsewhere_and_a_hung_reader_is_replaced(folder):
+    strips = Strips(folder, (16, 8, 8), seed=0)
+    wanted = [strips.clip(i)[0] for i in range(6)]
+    (one,) = strips.pool.readers
+    strips.pool.seconds = 0.5
+    os.kill(one.process.pid, signal.SIGSTOP)
+    for i in range(6):
+        np.testing.assert_array_equal(strips.clip(i)[0], wanted[i])
+    assert (strips.pool.replaced, strips.rejected) == (1, {})
+    ends = [reader.process for reader in strips.pool.readers]
+    del strips
+    assert [process.poll() for process in ends] == [-signal.SIGKILL]
+
+
 def test_what_is_no_strip_says_so(tmp_path):
     with pytest.raises(NoDataSet, match="no folders of pictures"):
         Strips(tmp_path, (16, 8, 8), 0)
-    write.png(tmp_path / "odd.png", np.zeros((8, 20, 3), np.uint8))
     with pytest.raises(Rejected, match="8x20 pixels are not a whole number of square frames"):
-        read_strip(tmp_path / "odd.png")
+        cut(np.zeros((8, 20, 3), np.uint8))

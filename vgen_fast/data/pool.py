@@ -34,7 +34,7 @@ FFMPEG = ((7, 1, 5), (8, 0, 3), (8, 1, 2))  # the first of each line without kno
 
 
 class Holes(RuntimeError):
-    """This FFmpeg is known to be open to films made for it."""
+    """This FFmpeg is known to be open to files made for it."""
 
 
 def check_ffmpeg(version: str) -> None:
@@ -44,8 +44,8 @@ def check_ffmpeg(version: str) -> None:
     if number < line:
         wanted = ", ".join(".".join(map(str, floor)) for floor in FFMPEG)
         raise Holes(
-            f"FFmpeg {version}, which PyAV {av.__version__} brings, is open to films made for it: wanted {wanted} or "
-            "newer (pip install -U av); --trusted reads films that you know all the same"
+            f"FFmpeg {version}, which PyAV {av.__version__} brings, is open to files made for it: wanted {wanted} or "
+            "newer (pip install -U av)"
         )
 
 

@@ -3,7 +3,7 @@
 Legend: T frames, H x W pixels. A frame's side is the shorter side of the picture.
 """
 
-import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import clips, decode, transforms
+from . import clips, transforms
 from .decode import Rejected, TooMuchBadData
+from .pool import Pool
 from .sources import PICTURES, Listing, NoDataSet, Source, below
 
 MOST_BAD = 0.05  # of the files
@@ -22,12 +23,6 @@ BRIGHT = 32  # the largest channel of what stands out from black
 # How frames become smaller: the mean of boxes; their first pixel, so that drawn shapes keep hard edges, and no colours
 # that they do not have; or a window of the frames, which then follow each other as in the file.
 Shrink = Literal["mean", "pick", "crop"]
-
-
-def read_strip(path: Path) -> np.ndarray:
-    """uint8 [T, H, W, 3] with H = W."""
-    with decode.opened(path) as file:
-        return cut(decode.picture(os.pread(file, os.fstat(file).st_size, 0)))
 
 
 def index(root: Path, split: str | None = None) -> Listing:
@@ -76,7 +71,7 @@ class Strips:
     """Windows of T frames, as far apart as the length of a file allows, in an order drawn anew each time round.
 
     Item i is a function of (seed, i) alone. A bad file is left out and named by `complain`, and the next one of the
-    order takes its place. Frames of larger files become `size` as Shrink tells.
+    order takes its place. Frames of larger files become `size` as Shrink tells. A process of its own reads the files.
     """
 
     def __init__(
@@ -99,6 +94,8 @@ class Strips:
         if not self.files:
             raise NoDataSet(f"{folder} has no folders of pictures, one for each class")
         self.labels = {"class": self.classes}  # what each label can be
+        self.pool = Pool()
+        weakref.finalize(self, self.pool.close)
         self.rejected: dict[Path, str] = {}
 
     def clip(self, index: int) -> tuple[np.ndarray, list[int]]:
@@ -114,7 +111,7 @@ class Strips:
             place += 1
 
     def window(self, path: Path, rng: np.random.Generator) -> np.ndarray:
-        frames, (num_frames, height, width) = read_strip(path), self.size
+        frames, (num_frames, height, width) = cut(self.pool.picture(path)), self.size
         side = frames.shape[1]
         fits = side >= max(height, width) if self.shrink == "crop" else side % height == side % width == 0
         if len(frames) < num_frames or not fits:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ..config import Config
-from . import mocogan, pgan, progressive, shapes, stgan, style_prediction, tgan, tgan2, vgan
+from . import dvdgan, mocogan, pgan, progressive, shapes, stgan, style_prediction, tgan, tgan2, vgan
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapes": shapes.shapes,
@@ -51,6 +51,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "dvdgan-s-bair-64": style_prediction.dvdgan_s_bair_64,
     "dvdgan-s-sky-128": style_prediction.dvdgan_s_sky_128,
     "dvdgan-s-landscape-128": style_prediction.dvdgan_s_landscape_128,
+    "dvdgan-kinetics-128": dvdgan.kinetics_128,
+    "trivdgan-bair-64": dvdgan.trivdgan_bair_64,
     "stgan-images": stgan.images,
     "stgan-ucf101": stgan.ucf101,
 }
