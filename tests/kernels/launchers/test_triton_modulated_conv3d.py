@@ -13,20 +13,20 @@ from vgen_fast.ops.reference.modulated_conv3d import modulated_conv3d as referen
 ONE, TWO, SPACE = (1, 1, 1), (2, 2, 2), (1, 2, 2)
 CASES = {  # B, I, O, size, taps, up, down, padding
     "one voxel": (1, 1, 1, (1, 1, 1), (1, 1, 1), ONE, ONE, (0, 0, 0)),
-    "packed taps": (2, 8, 8, (3, 5, 6), (3, 3, 3), ONE, ONE, (1, 1, 1)),
-    "rgb image": (2, 3, 17, (1, 7, 11), (1, 3, 5), ONE, ONE, (0, 1, 2)),
-    "valid": (1, 5, 2, (3, 7, 5), (3, 5, 1), ONE, ONE, (0, 0, 0)),
-    "just over a block": (1, 33, 65, (1, 3, 11), (1, 3, 3), ONE, ONE, (0, 1, 1)),
+    "packed taps": (2, 8, 8, (2, 3, 4), (3, 3, 3), ONE, ONE, (1, 1, 1)),
+    "rgb image": (2, 3, 17, (1, 5, 9), (1, 3, 5), ONE, ONE, (0, 1, 2)),
+    "valid": (1, 5, 2, (3, 6, 4), (3, 5, 1), ONE, ONE, (0, 0, 0)),
+    "just over a block": (1, 33, 65, (1, 3, 6), (1, 3, 3), ONE, ONE, (0, 1, 1)),
     "more padding than taps": (1, 4, 3, (2, 3, 4), (1, 3, 1), ONE, ONE, (1, 3, 0)),
-    "up": (2, 5, 7, (3, 4, 3), (3, 3, 3), TWO, ONE, (1, 1, 1)),
-    "up in space": (1, 17, 3, (2, 3, 5), (1, 5, 3), SPACE, ONE, (0, 2, 1)),
+    "up": (2, 5, 7, (2, 3, 2), (3, 3, 3), TWO, ONE, (1, 1, 1)),
+    "up in space": (1, 17, 3, (2, 2, 4), (1, 5, 3), SPACE, ONE, (0, 2, 1)),
     "up, odd padding": (1, 4, 4, (2, 3, 4), (3, 3, 3), TWO, ONE, (2, 0, 2)),
-    "down": (2, 5, 3, (5, 4, 7), (3, 3, 3), ONE, TWO, (1, 1, 1)),
-    "down in space": (1, 16, 7, (3, 4, 6), (3, 1, 5), ONE, SPACE, (1, 0, 2)),
+    "down": (2, 5, 3, (3, 4, 5), (3, 3, 3), ONE, TWO, (1, 1, 1)),
+    "down in space": (1, 16, 7, (3, 4, 4), (3, 1, 5), ONE, SPACE, (1, 0, 2)),
 }  # fmt: skip
 
 
-FEW = ("one voxel", "packed taps", "up in space", "down in space")
+FEW = ("one voxel", "packed taps")
 TYPED = [*itertools.product(CASES, DTYPES[::2]), *itertools.product(FEW, DTYPES[1::2])]
 
 
@@ -139,7 +139,7 @@ def test_conv_weight_gradient_is_the_same_for_every_number_of_splits(device, mon
 
 @pytest.mark.parametrize(("up", "down"), [(1, 1), ((1, 2, 2), 1), (1, 2)])
 def test_the_op_is_differentiated_twice_as_the_reference(up, down, device):
-    x = video(2, 2, 2, 3, 4, dtype=torch.float64, device=device).requires_grad_()
+    x = video(2, 2, 2, 2, 4, dtype=torch.float64, device=device).requires_grad_()
     w = video(3, 2, 1, 3, 3, dtype=torch.float64, device=device).requires_grad_()
     style = video(2, 2, dtype=torch.float64, device=device).requires_grad_()
     found = []
