@@ -185,7 +185,8 @@ def test_no_more_frames_wait_to_be_written_than_there_is_room_for(tmp_path, monk
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
 from vgen_fast.data.__main__ import main
 from vgen_fast.data.build import selection
 plain = selection.Selection.__call__
