@@ -245,8 +245,8 @@ def _(folder):
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
-    """One process, which has begun before the first file is timed."""
-    with Pool() as pool:
+    """One process, which has begun before the first file is timed; one that waits over a file would be replaced."""
+    with Pool(seconds=4) as pool:
         pool.probe(MP4.write(tmp_path_factory.mktemp("good")))
         yield pool
         assert pool.replaced == 0

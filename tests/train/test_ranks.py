@@ -96,7 +96,7 @@ def test_a_rank_that_hangs_is_lost_after_the_timeout_and_the_other_says_where(tm
     began = time.monotonic()
     while not (folder / "lost-by-rank-0.txt").exists():
         time.sleep(0.05)
-        assert time.monotonic() - began < 20  # of 4 and what a busy machine adds
+        assert time.monotonic() - began < 4 + 2
     where, calls = (folder / "lost-by-rank-0.txt").read_text().split("\nits newest collectives:\n")
     assert "vgen_fast/train/run.py" in where  # where it waited
     *done, last = calls.splitlines()

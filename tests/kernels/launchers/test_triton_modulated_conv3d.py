@@ -26,7 +26,7 @@ CASES = {  # B, I, O, size, taps, up, down, padding
 }  # fmt: skip
 
 
-FEW = ("one voxel", "packed taps")
+FEW = ("one voxel", "packed taps", "up in space", "down in space")
 TYPED = [*itertools.product(CASES, DTYPES[::2]), *itertools.product(FEW, DTYPES[1::2])]
 
 
