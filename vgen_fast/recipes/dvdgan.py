@@ -4,7 +4,8 @@ Hinge loss, spectral norm, rates 1e-4 and 5e-4, two critic steps for each of the
 choosing, as BigGAN has them: widths of critics, betas, and an average of weights that remembers 10,000 steps. They
 trained on 32 to 512 TPU replicas for 12 to 96 hours; `--micro-batch` and torchrun are how a batch fits elsewhere.
 
-The caches are `data build kinetics.vgc --layout kinetics --size 128 128` and `data build bair.vgc --layout bair`.
+The caches are `data build kinetics.vgc --layout kinetics --root R --split train --size 128 128` and `data build
+bair.vgc --layout bair --root R --split train`; of a cache that holds more, `--split train` takes what is for training.
 """
 
 from ..config import Config, Every, Grow, Optim
