@@ -126,6 +126,18 @@ def kinetics(root: Path) -> Path:
     return root
 
 
+def landscape(root: Path) -> Path:
+    """Two clips of a film and one of another, whose other one is listed and gone."""
+    head, row = "video_id,file_name,resolution,fps,start,end", "{0},{0}_clip{1:03}.mp4,640x360,25,{2},{3}"
+    rows = [row.format(film, n, 20 + 15 * n, 30 + 15 * n) for film in ("-aB_3", "x9") for n in range(2)]
+    root.mkdir(parents=True, exist_ok=True)
+    for name, part in {"info": rows, "train_info": rows[:2], "val_info": rows[2:]}.items():
+        (root / f"{name}.csv").write_text("\n".join([head, *part]) + "\n")
+    for name in ("-aB_3_clip000", "-aB_3_clip001", "x9_clip001"):
+        film(root / "clips" / f"{name}.mp4", codec="libx264", options={}, num_frames=40)
+    return root
+
+
 def faceforensics(root: Path) -> Path:
     for name in ("000", "003", "071"):
         film(root / f"original_sequences/youtube/c23/videos/{name}.mp4", codec="libx264", options={})

@@ -45,12 +45,14 @@ BUILDS = {
     "ucf101": (layouts.ucf101, ["--split", "train1", "--take", "central", "--frames", "32", "--short", "repeat"]),
     "bair": (layouts.bair, ["--split", "train"]),
     "sky": (layouts.sky, ["--split", "train", "--resize", "shorter"]),
+    "landscape": (layouts.landscape, ["--split", "train", "--stretch", "32", "32", "--fps", "25"]),
     "tinyvideo": (layouts.golf, ["--frames", "32", "--short", "repeat"]),
 }
 FIRST = {  # of the frames, and how many there are
     "ucf101": [(4, 32), (0, 32)] * 3,
     "bair": [(0, 30), (100, 30), (200, 30), (1000, 30), (1100, 30)],
     "sky": [(0, 40), (0, 40), (0, 20)],
+    "landscape": [(0, 40), (0, 40)],
     "tinyvideo": [(0, 34), (0, 32), (0, 32)],
 }
 

@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from vgen_fast.data import bair, faceforensics, folder, kinetics, moving_mnist, sky, strips, tfrecord, tinyvideo, ucf101
+from vgen_fast.data import (
+    bair,
+    faceforensics,
+    folder,
+    kinetics,
+    landscape,
+    moving_mnist,
+    sky,
+    strips,
+    tfrecord,
+    tinyvideo,
+    ucf101,
+)
 from vgen_fast.data.decode import Rejected, opened
 from vgen_fast.data.sources import NoDataSet, natural
 
@@ -178,6 +190,33 @@ def test_kinetics(tmp_path):
     assert len(kinetics.index(tmp_path, "test").sources) == 1
     with pytest.raises(NoDataSet, match=r"has no val.csv"):
         kinetics.index(tmp_path, "val")
+
+
+def test_landscape(tmp_path):
+    root = layouts.landscape(tmp_path)
+    listing = landscape.index(root)
+    assert [(source.name, source.split) for source in listing.sources] == [
+        ("-aB_3_clip000", "train"),
+        ("-aB_3_clip001", "train"),
+        ("x9_clip001", "val"),
+    ]
+    assert listing.absent == 1
+    assert [source.path for source in landscape.index(root, "val").sources] == ["clips/x9_clip001.mp4"]
+    (root / "info.csv").unlink()
+    assert landscape.index(root) == listing
+    layouts.film(root / "again" / "x9_clip001.mp4", codec="libx264", options={})
+    with pytest.raises(NoDataSet, match=r"has x9_clip001.mp4 twice: again/x9_clip001.mp4 and clips/"):
+        landscape.index(root)
+    (root / "val_info.csv").write_text("video_id,file_name\nx9,gone.mp4\nx9\n")
+    with pytest.raises(NoDataSet, match=r"has none of the 2 clips that val_info.csv name"):
+        landscape.index(root, "val")
+    (root / "val_info.csv").write_text("video_id,path\nx9,gone.mp4\n")
+    with pytest.raises(NoDataSet, match=r"val_info.csv has no column file_name"):
+        landscape.index(root)
+    with pytest.raises(NoDataSet, match=r"has no info.csv or train_info.csv or val_info.csv"):
+        landscape.index(root / "clips")
+    with pytest.raises(NoDataSet, match=r"not 'test'"):
+        landscape.index(root, "test")
 
 
 def test_faceforensics(tmp_path):

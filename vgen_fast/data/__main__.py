@@ -22,7 +22,20 @@ from ..review.decisions import rejected
 from ..review.mosaic import seen
 from ..train import report
 from ..train.run import BAD_DATA
-from . import bair, cached, faceforensics, folder, kinetics, moving_mnist, sky, strips, tinyvideo, ucf101, write
+from . import (
+    bair,
+    cached,
+    faceforensics,
+    folder,
+    kinetics,
+    landscape,
+    moving_mnist,
+    sky,
+    strips,
+    tinyvideo,
+    ucf101,
+    write,
+)
 from .build import ingest
 from .build.landscape import Landscape
 from .build.masked import Masked
@@ -45,6 +58,7 @@ LAYOUTS: dict[str, Index] = {
     "kinetics": kinetics.index,
     "bair": bair.index,
     "sky": sky.index,
+    "landscape": landscape.index,
     "tinyvideo": tinyvideo.index,
     "faceforensics": faceforensics.index,
     "moving-mnist": moving_mnist.index,

@@ -9,8 +9,8 @@ Their penalty has the weight 1, a tenth of WGAN-GP's: healthy runs wander so far
 drift, 0.001 times the squared scores of reals, is not theirs. Caches hold whole videos; windows are drawn, and mirrored
 or not.
 
-Rivers are `data build landscape.vgc --builder landscape --size 128 128`, then `data split landscape.vgc 206`; 256x256
-is another cache of that name.
+Rivers are `data build landscape.vgc --layout landscape --root R --stretch 128 128 --size 128 128 --fps 25`, or of other
+films `--builder landscape --size 128 128`, then `data split landscape.vgc 206`; 256x256 is another cache of that name.
 """
 
 from ..config import Config, Every, Grow, Optim
@@ -64,7 +64,7 @@ def sky_128() -> Config:
 
 
 def landscape_128() -> Config:
-    """Rivers (`data build --builder landscape`), 25x128x128 from one frame: inception score 13.07, FID 108.96; up to 14
+    """Rivers, 25x128x128 from one frame: inception score 13.07, FID 108.96; up to 14
     days."""
     system = System(size=128, width=32, critics=AT_128)
     return published("style-landscape-128", system, "landscape.vgc", LANDSCAPE, 8, 1, MILLION)
