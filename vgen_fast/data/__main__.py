@@ -22,20 +22,7 @@ from ..review.decisions import rejected
 from ..review.mosaic import seen
 from ..train import report
 from ..train.run import BAD_DATA
-from . import (
-    bair,
-    cached,
-    faceforensics,
-    folder,
-    kinetics,
-    landscape,
-    moving_mnist,
-    sky,
-    strips,
-    tinyvideo,
-    ucf101,
-    write,
-)
+from . import write
 from .build import ingest
 from .build.landscape import Landscape
 from .build.masked import Masked
@@ -43,27 +30,14 @@ from .build.selection import Selection
 from .build.whole import join, split_by_source
 from .cache import BadCache, Cache, Writer, begun_storage
 from .decode import Rejected, TooMuchBadData
+from .layouts import LAYOUTS
 from .plugs import BadPlug
 from .pool import Holes, Pool
 from .resize import Fit
-from .sources import Index, Listing, NoDataSet
+from .sources import Listing, NoDataSet
 
 PROGRAM = "python -m vgen_fast data"
 INTERRUPTED = 130  # as a shell has it: 128 and the number of the signal
-LAYOUTS: dict[str, Index] = {
-    "folder": folder.index,
-    "pictures": folder.single,
-    "strips": strips.index,
-    "ucf101": ucf101.index,
-    "kinetics": kinetics.index,
-    "bair": bair.index,
-    "sky": sky.index,
-    "landscape": landscape.index,
-    "tinyvideo": tinyvideo.index,
-    "faceforensics": faceforensics.index,
-    "moving-mnist": moving_mnist.index,
-    "cache": cached.index,
-}
 READ = {  # options that some builders read and others do not
     "selection": {"resize", "stretch", "fps", "take", "frames", "short"},
     "masked": {"fps", "take", "frames", "short"},

@@ -64,8 +64,7 @@ def sky_128() -> Config:
 
 
 def landscape_128() -> Config:
-    """Rivers, 25x128x128 from one frame: inception score 13.07, FID 108.96; up to 14
-    days."""
+    """Rivers, 25x128x128 from one frame: inception score 13.07, FID 108.96; up to 14 days."""
     system = System(size=128, width=32, critics=AT_128)
     return published("style-landscape-128", system, "landscape.vgc", LANDSCAPE, 8, 1, MILLION)
 
