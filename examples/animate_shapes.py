@@ -4,8 +4,8 @@ shape-motion set, with as many parameters and as much time for each.
 FOLDER holds 0 and 1, folders of film strips. Every tenth clip is held out. A classifier of motions is trained on
 the others, then each system for at most 30 minutes of one core; `evaluate` scores what they make of held-out first
 frames, and what they made before the first step. What is done already is not done again: the same command goes on.
-OUT/table.md has the scores, OUT/strips.png held-out clips and what each makes of their first frames, OUT/frames.svg the
-distance of each frame.
+OUT/table.md has the scores, and how far the colour of predicted shapes is from the given one's and from another clip's;
+OUT/strips.png held-out clips and what each makes of their first frames, OUT/frames.svg the distance of each frame.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from shapes import cell, run, scored, trained
 
 from vgen_fast.data import transforms, write
 from vgen_fast.dataset import dataset
+from vgen_fast.metrics.content_distance import colours
 from vgen_fast.sample import inputs_of, restored, videos
 from vgen_fast.train.report import frames_plot
 
@@ -30,6 +31,7 @@ SCORES = {
     "content distance": "content distance",
 }
 SHOWN = 8  # clips of each system in the picture
+COLOURED = 64  # whose colours are compared
 
 
 def parted(folder: Path, out: Path) -> tuple[Path, Path]:
@@ -43,13 +45,24 @@ def parted(folder: Path, out: Path) -> tuple[Path, Path]:
     return parts
 
 
-def strips(out: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Every second frame of what it makes of the first held-out clips, and of these clips."""
+def continued(out: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What it makes of the first frames of held-out clips, uint8 [N, T, H, W, 3], and these clips."""
     system, config, clips_seen = restored(out)
     config = config.model_copy(update={"data": str(data)})
-    made = videos(system, config, inputs_of(system, config, list(range(SHOWN)), None), clips_seen)
-    real = dataset(config)(torch.arange(SHOWN), config.system.sizes[-1])[0]
-    return made[:, ::2], transforms.to_frames(real).numpy()[:, ::2]
+    made = videos(system, config, inputs_of(system, config, list(range(COLOURED)), None), clips_seen)
+    real = dataset(config)(torch.arange(COLOURED), config.system.sizes[-1])[0]
+    return made, transforms.to_frames(real).numpy()
+
+
+def off_colour(clips: np.ndarray) -> tuple[float, float]:
+    """The mean distance (0-255) of a predicted shape's colour from the first frame's, and from that of another clip."""
+    given = [colours(clip[:1]) for clip in clips]
+    mine, others = [], []
+    for clip, first, other in zip(clips, given, [*given[1:], given[0]], strict=True):
+        if len(first) and len(other):
+            mine.extend(np.linalg.norm(colours(clip[1:]) - first, axis=1))
+            others.extend(np.linalg.norm(colours(clip[1:]) - other, axis=1))
+    return float(np.mean(mine)), float(np.mean(others))
 
 
 def main() -> None:
@@ -60,9 +73,10 @@ def main() -> None:
     given = parser.parse_args()
     train, held_out = parted(given.folder, given.out)
     classifier = given.out / "classifier"
-    words = ("--data", train, "--size", 16, 32, 32, "--shrink", "crop", "--outdir", classifier)
+    words = ("--data", train, "--size", 8, 32, 32, "--shrink", "crop", "--outdir", classifier)
     run("vgen_fast.train", "classifier", *words)
     head = ["system", "clips", "CPU minutes", *(f"{name}: untrained, trained" for name in SCORES)]
+    head.append("colour from the given, from another's")
     rows, pictures, curves = [], [], {}
     for system, recipe in SYSTEMS.items():
         out = given.out / recipe
@@ -70,13 +84,14 @@ def main() -> None:
         scores = scored(out, classifier, given.clips, "--data", held_out)
         seen = json.loads((out / "scores.json").read_text())["facts"]["clips_seen"]
         cells = [f"{cell(scores['untrained'], name)}, {cell(scores['newest'], name)}" for name in SCORES.values()]
-        rows.append([system, f"{seen:,}", f"{minutes:.1f}", *cells])
-        made, real = strips(out, held_out)
-        pictures = pictures or [real]
-        pictures.append(made)
+        made, real = continued(out, held_out)
+        rows.append([system, f"{seen:,}", f"{minutes:.1f}", *cells, "{:.3g}, {:.3g}".format(*off_colour(made))])
+        pictures = pictures or [real[:SHOWN]]
+        pictures.append(made[:SHOWN])
         each = scores["newest"]["frechet, frame by frame"]
         curves[f"{system}: distance of each frame"] = each["values"], each["real"]
-    rows.append(["held-out clips", "", "", *(cell(scores["newest"], name, "real") for name in SCORES.values())])
+    reals = [cell(scores["newest"], name, "real") for name in SCORES.values()]
+    rows.append(["held-out clips", "", "", *reals, "{:.3g}, {:.3g}".format(*off_colour(real))])
     table = "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]) + "\n"
     (given.out / "table.md").write_text(table)
     write.png(given.out / "strips.png", np.concatenate([write.strip(write.enlarge(v, 2)) for v in pictures], axis=1))

@@ -45,3 +45,19 @@ def test_every_tenth_strip_is_held_out_and_the_reader_takes_all(tmp_path, animat
     train, held_out = animate_shapes.parted(tmp_path / "shapes", tmp_path / "out")
     assert shades(train) == sorted(2 * list(range(0, 90, 10)))
     assert shades(held_out) == [90, 90]
+
+
+def test_colours_are_compared_with_those_of_the_given_frame_and_of_the_next_clip(animate_shapes):
+    clips = np.zeros((3, 4, 8, 8, 3), np.uint8)
+    clips[0, :, 2:6, 2:6] = 240, 40, 40  # stays as it is
+    clips[1, :, 2:6, 2:6] = 40, 240, 40
+    clips[1, 2:, 2:6, 2:6] = 40, 240, 140  # 100 away in two of three predicted frames
+    clips[2, 1:, 2:6, 2:6] = 40, 40, 240  # nothing is given: neither its own distance nor one from it
+    mine, others = animate_shapes.off_colour(clips)
+    assert mine == 0.0
+    assert others == pytest.approx(200 * 2**0.5)
+    clips[2] = clips[0]
+    mine, others = animate_shapes.off_colour(clips)
+    assert mine == pytest.approx((0 + 200 / 3 + 0) / 3)
+    far = np.linalg.norm([200, 200, 100])
+    assert others == pytest.approx((200 * 2**0.5 + (200 * 2**0.5 + 2 * far) / 3 + 0) / 3)
