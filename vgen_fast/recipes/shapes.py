@@ -61,7 +61,7 @@ def shape_motion() -> Config:
 
 
 def shape_motion_of(recipe: str, system: object, objective: str, clips: int, optim: Optim, **more: object) -> Config:
-    """A system of one level on the same windows as `shape_motion`: 16x32x32, 8 clips a step."""
+    """A system of one level on windows cut as in `shape_motion`: 32x32, as many frames as it makes; 8 clips a step."""
     return Config(
         recipe=recipe,
         system=system,
