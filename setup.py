@@ -20,23 +20,19 @@ ISAS = {  # one object per CPU source and instruction set, chosen at import; CPU
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mf16c",
 }
-SANITIZE = (
-    "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
-)
+OPT = "-fsanitize=address,undefined -fno-sanitize-recover -g -O1" if os.environ.get("VGEN_FAST_SANITIZE") else "-O3"
 CXX = os.environ.get("CXX", "g++")
 # Products that might trap would keep `z > 0 ? z : slope * z` a branch, and its loop scalar, below AVX-512.
 MATH = "-fno-math-errno -fno-trapping-math"
-CXXFLAGS = f"-std=c++17 {SANITIZE} -fPIC -fopenmp {MATH} -fvisibility=hidden -Wall -Wextra -Icsrc"
+CXXFLAGS = f"-std=c++17 {OPT} -fPIC -fopenmp {MATH} -fvisibility=hidden -Wall -Wextra -Icsrc"
 NVCCFLAGS = "-std=c++17 -O1 -Icsrc -Xcompiler -fPIC,-fvisibility=hidden -Werror all-warnings"
 
 
 def find_nvcc() -> str | None:
     wanted = os.environ.get("VGEN_FAST_CUDA", "auto")
-    if wanted == "0":
-        return None
     home = os.environ.get("CUDA_HOME")
-    places = (f"{home}/bin" if home else None, "/usr/local/cuda/bin")
-    nvcc = next((found for place in places if (found := shutil.which("nvcc", path=place))), None)
+    places = f"{home}/bin" if home else os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"
+    nvcc = None if wanted == "0" else shutil.which("nvcc", path=os.pathsep.join(places))
     if nvcc is None and wanted == "1":
         sys.exit(f"VGEN_FAST_CUDA=1, but nvcc is neither in {home or 'PATH'} nor in /usr/local/cuda/bin")
     return nvcc
@@ -58,53 +54,46 @@ def ninja_file(target: Path, nvcc: str | None) -> str:
     depends = "-MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
     lines = [
         "builddir = build",
-        f"cxx = {CXX}",
-        f"rule cxx\n  command = $cxx {CXXFLAGS} $flags {depends}",
-        f"rule link\n  command = $cxx -shared {SANITIZE} -fopenmp $in -o $out $libs",
+        f"rule cxx\n  command = {CXX} {CXXFLAGS} $flags {depends}",
+        f"rule link\n  command = {CXX} -shared {OPT} -fopenmp $in -o $out $libs",
     ]
     if nvcc:
         lines.append(f"rule nvcc\n  command = {nvcc} {NVCCFLAGS} {codes} {depends}")
-    objects = []
-
-    def compile(rule: str, source: Path, name: str, flags: str = "") -> None:
-        objects.append(f"{name}.o")
-        lines.append(f"build {name}.o: {rule} {source.relative_to(ROOT)}\n  flags = {flags}")
-
-    # The longest first, so that nothing waits for them at the end.
-    for source in sorted((ROOT / "csrc/cuda").glob("*.cu")) if nvcc else []:
-        compile("nvcc", source, f"build/{source.stem}.cuda")
-    for source in sorted((ROOT / "csrc").glob("*.cpp")):
-        compile("cxx", source, f"build/{source.stem}{'_cuda' if nvcc else ''}", f"-O1 {include} {cuda}")
-    for source in sorted((ROOT / "csrc/cpu").glob("*.cpp")):
-        for isa, flags in ISAS.items():
-            compile("cxx", source, f"build/{source.stem}.{isa}", f"{flags} -DVGEN_ISA={isa}")
+    # Rule, source, object, flags; the longest first, so that nothing waits for them at the end.
+    units = [("nvcc", cu, f"{cu.stem}.cuda", "") for cu in sorted(ROOT.glob("csrc/cuda/*.cu")) if nvcc]
+    for cpp in sorted(ROOT.glob("csrc/*.cpp")):
+        units.append(("cxx", cpp, f"{cpp.stem}{'_cuda' if nvcc else ''}", f"-O1 {include} {cuda}"))
+    for cpp in sorted(ROOT.glob("csrc/cpu/*.cpp")):
+        units += [("cxx", cpp, f"{cpp.stem}.{isa}", f"{flags} -DVGEN_ISA={isa}") for isa, flags in ISAS.items()]
+    lines += [f"build build/{o}.o: {rule} {src.relative_to(ROOT)}\n  flags = {flags}" for rule, src, o, flags in units]
+    objects = " ".join(f"build/{o}.o" for _, _, o, _ in units)
     libs = f"{library_paths(nvcc)} -lcudart_static -lrt -ldl -lpthread" if nvcc else ""
-    lines.append(f"build {target}: link {' '.join(objects)}\n  libs = {libs}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, f"build {target}: link {objects}\n  libs = {libs}\n"])
+
+
+def run_ninja(target: Path, nvcc: str | None) -> None:
+    script = ROOT / "build/build.ninja"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(ninja_file(target, nvcc))
+    jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+    subprocess.run([sys.executable, "-m", "ninja", "-C", str(ROOT), "-f", str(script), "-j", jobs], check=True)
 
 
 class NinjaBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
         nvcc = find_nvcc()
         if not shutil.which(CXX.split()[0]):
             print(f"vgen_fast: NO C++ COMPILER ({CXX}), SO NO EXTENSION; plain PyTorch runs in its place")
             return
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.run_ninja(target, nvcc)
+            run_ninja(target, nvcc)
         except subprocess.CalledProcessError:
             if nvcc is None or os.environ.get("VGEN_FAST_CUDA") == "1":
                 raise
             print("vgen_fast: THE CUDA PART DID NOT COMPILE; building for CPU only (VGEN_FAST_CUDA=1 forbids it)")
-            self.run_ninja(target, None)
-
-    def run_ninja(self, target: Path, nvcc: str | None) -> None:
-        (ROOT / "build").mkdir(exist_ok=True)
-        script = ROOT / "build/build.ninja"
-        script.write_text(ninja_file(target, nvcc))
-        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-        subprocess.run([sys.executable, "-m", "ninja", "-C", str(ROOT), "-f", str(script), "-j", jobs], check=True)
+            run_ninja(target, None)
 
 
 setup(ext_modules=[Extension("vgen_fast._C", sources=[], optional=True)], cmdclass={"build_ext": NinjaBuild})
