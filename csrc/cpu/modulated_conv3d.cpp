@@ -8,15 +8,16 @@ namespace vgen::VGEN_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kRegisters = 24, kBlock = 8, kMaxVectors = 8;
+constexpr int kRegisters = 32, kBlock = 8, kMaxVectors = 8;
 #else
-constexpr int kRegisters = 12, kBlock = 4, kMaxVectors = 4;
+constexpr int kRegisters = 16, kBlock = 4, kMaxVectors = 4;
 #endif
 constexpr int kInputs = 8;
-// Vectors of positions to a block of outputs: fewer in float64, which checks gradients, to have less to compile.
+// Vectors of positions to a block of outputs, so that sums, positions and one weight have registers: a sum that has none is
+// written and read back at each step. Fewer in float64, which checks gradients, to have less to compile.
 template <class Acc>
 constexpr int most_vectors(int block) {
-  return std::min(kMaxVectors, kRegisters / block) / (std::is_same_v<Acc, double> ? 2 : 1);
+  return std::min(kMaxVectors, (kRegisters - 1) / (block + 1)) / (std::is_same_v<Acc, double> ? 2 : 1);
 }
 
 // ------------------------------------------------------------------------------------------------------- weights
