@@ -112,7 +112,9 @@ def shape_motion_mocogan() -> Config:
     return shape_motion_of("shape-motion-mocogan", system, "vanilla", 11_200, optim)
 
 
-SMALL = Critics(spatial=(8, 16, 32, 64), temporal=(8, 16, 32, 64), frames=4, spectral_norm=False)
+# The critic of frames, which sees the given one too, weighs as much as that of the clip: at the thesis' 1 and 5 colours
+# drifted to the end of a clip.
+SMALL = Critics(spatial=(8, 16, 32, 64), temporal=(8, 16, 32, 64), frames=4, spectral_norm=False, weights=(1.0, 1.0))
 REMEMBERS = 3.0  # cells that forget half of their state a step have lost the first frame after three
 
 
