@@ -70,7 +70,7 @@ void update(const FeatureMomentsParams& p) {
   auto meets = [&](int64_t band) { return std::min((band + 1) * kBand, panels); };
   int64_t jobs = 0;
   for (int64_t band = 0; band < bands; ++band) jobs += meets(band);
-  parallel_shares(jobs, threads, [&](int64_t begin, int64_t end, int) {
+  parallel_pieces(jobs, threads, [&](int64_t begin, int64_t end, int) {
     int64_t band = 0, start = 0;
     while (start + meets(band) <= begin) start += meets(band++);
     for (int64_t job = begin; job < end; ++job) {

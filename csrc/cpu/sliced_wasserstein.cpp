@@ -336,7 +336,7 @@ void run(const SlicedWassersteinParams& p) {
   const int64_t blocks = (p.directions + W - 1) / W;
   const bool projecting = !kRanked && p.theta;
   // Below that, waking a second thread takes as long as its half of the work.
-  const int threads = int(std::min<int64_t>((p.n + p.m) * p.directions < 65536 ? 1 : p.threads, blocks));
+  const int threads = int(std::min<int64_t>((p.n + p.m) * p.directions < 8192 ? 1 : p.threads, blocks));
   // Per thread: keys (and indices) of both sides, and rows to scatter into; or the projections and their directions.
   const int64_t rows_x = place(C::room(p.n)) + 1, rows_y = place(C::room(p.m)) + 1;
   const int64_t arrays = (kRanked ? 2 : 1) * (rows_x + rows_y) + (kRanked ? std::max(p.n, p.m) : 0) +
