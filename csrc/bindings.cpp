@@ -199,7 +199,7 @@ double sliced_wasserstein(Where where, uintptr_t x, uintptr_t y, uintptr_t theta
   return value;
 }
 
-// x [L, n], y [L, m]. Returns the mean over the rows of W_1.
+// x and y projected on L directions, in blocks of SAMPLE_BLOCK samples. Returns the mean over directions of W_1.
 double binned_wasserstein(Where where, uintptr_t x, uintptr_t y, int64_t n, int64_t m, int64_t directions) {
   SlicedWassersteinParams p{};
   double value = 0;
@@ -279,6 +279,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("minibatch_stddev_double_backward", stddev_double_backward);
   m.def("sliced_wasserstein", sliced_wasserstein);
   m.def("binned_wasserstein", binned_wasserstein);
+  m.attr("SAMPLE_BLOCK") = kSampleBlock;
   m.def("sliced_head_forward", sliced_head_forward);
   m.def("sliced_head_backward", sliced_head_backward);
   m.def("sliced_head_double_backward", sliced_head_double_backward);

@@ -15,6 +15,10 @@
 
 namespace vgen {
 
+// W_1 from bins takes projections in blocks of so many samples, [block, L, kSampleBlock], the last one [L, the rest]: a
+// product writes them twice as fast as rows of all samples, and a row of a block is read as one.
+constexpr int64_t kSampleBlock = 1024;
+
 struct SlicedWassersteinParams {
   int64_t n, m, directions, features;
   double p;

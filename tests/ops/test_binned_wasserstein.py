@@ -30,8 +30,8 @@ def isa(request):
 
 def binned(x: torch.Tensor, y: torch.Tensor) -> float:
     """Mean over the rows of x [L, n] and y [L, m]."""
-    x, y = x.contiguous(), y.contiguous()
-    return _C.binned_wasserstein(where(x), address(x), address(y), x.shape[1], y.shape[1], len(x))
+    blocks = [torch.cat([some.flatten() for some in side.split(_C.SAMPLE_BLOCK, dim=1)]) for side in (x, y)]
+    return _C.binned_wasserstein(where(x), *map(address, blocks), x.shape[1], y.shape[1], len(x))
 
 
 def scipys(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -102,8 +102,9 @@ def test_any_numbers(data):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_op_takes_it_for_many_samples_and_agrees_with_sorting_them(dtype):
-    x, y = normal(BINNED_SAMPLES // 2, 9).to(dtype), normal(BINNED_SAMPLES // 2 + 7, 9, seed=1).to(dtype) * 1.1
+@pytest.mark.parametrize("sizes", [(BINNED_SAMPLES // 2, BINNED_SAMPLES // 2 + 7), (BINNED_SAMPLES, 3)], ids=str)
+def test_the_op_takes_it_for_many_samples_and_agrees_with_sorting_them(sizes, dtype):
+    x, y = normal(sizes[0], 9).to(dtype), normal(sizes[1], 9, seed=1).to(dtype) * 1.1
     options = {"num_projections": 37, "seed": 0, "p": 1}
     found = sliced_wasserstein(x, y, impl="cpp", **options)
     sorted_ = sliced_wasserstein(x.clone().requires_grad_(), y, impl="cpp", **options).detach()

@@ -53,24 +53,25 @@ def pieces(level: Tensor, smaller: Tensor | None, places: Tensor) -> Tensor:
     smaller one tells of it, at the upper left corners `places` [N, P, 2].
     """
     count, channels, height, width = level.shape
-    inside = torch.arange(PIECE)[:, None] * width + torch.arange(PIECE)
-    inside = (torch.arange(channels)[:, None] * height * width + inside.flatten()).flatten()  # [D], from the corner on
-    corners = places[..., 0] * width + places[..., 1]  # [N, P], inside a picture
-    corners += torch.arange(count)[:, None] % CHUNK * channels * height * width
-    found = torch.empty(count * PIECES, len(inside))
+    starts = torch.arange(channels)[:, None] * height * width + torch.arange(PIECE) * width
+    starts = starts.flatten() + (places[..., 0] * width + places[..., 1])[..., None]  # [N, P, C 7]: of a piece's lines
+    starts += torch.arange(count)[:, None, None] % CHUNK * channels * height * width
+    found = torch.empty(count * PIECES, channels * PIECE**2)
     some = found.split(CHUNK * PIECES)
     each = lambda columns: columns.view(channels, -1).sum(dim=1).repeat_interleave(PIECE * PIECE)  # noqa: E731
-    sums, squares = torch.zeros(2, len(inside), dtype=torch.float64)
-    for out, start in zip(some, range(0, count, CHUNK), strict=True):
-        x = level[start : start + CHUNK].float()
+    columns = lambda x: (x.new_ones(1, len(x)) @ x)[0]  # noqa: E731  a product sums columns three times as fast as sum does
+    sums, squares = torch.zeros(2, found.shape[1], dtype=torch.float64)
+    for out, first in zip(some, range(0, count, CHUNK), strict=True):
+        x = level[first : first + CHUNK].float()
         if smaller is not None:
-            x = x - doubled(smaller[start : start + CHUNK], x.shape[2:])
-        torch.take(x, corners[start : start + CHUNK].flatten()[:, None] + inside, out=out)
-        sums += (out.new_ones(1, len(out)) @ out)[0]  # a product sums columns three times as fast as sum does
+            x = x - doubled(smaller[first : first + CHUNK], x.shape[2:])
+        lines = x.contiguous().as_strided((x.numel() - PIECE + 1, PIECE), (1, 1))  # every line that a piece could have
+        torch.index_select(lines, 0, starts[first : first + CHUNK].flatten(), out=out.view(-1, PIECE))
+        sums += columns(out)
     numbers = len(found) * PIECE * PIECE  # of a colour
     mean = (each(sums) / numbers).float()
     for out in some:
-        squares += torch.linalg.vector_norm(out.sub_(mean), dim=0).square()
+        squares += columns(out.sub_(mean).square())
     deviation = (each(squares) / numbers).sqrt().float()
     return found.div_(deviation.clamp_min(torch.finfo(torch.float32).tiny))
 

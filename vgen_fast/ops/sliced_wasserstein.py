@@ -146,14 +146,23 @@ def _binned(x: Tensor, y: Tensor, projections: Tensor) -> float:
     """Mean over directions of W_1, of which most samples need no sorting; some directions at a time."""
     directions, total = projections.T.contiguous(), 0.0
     rows = min(max(1, PROJECTED // (len(x) + len(y))), len(directions))
-    along = [x.new_empty(rows, len(side)) for side in (x, y)]
+    room = [side.new_empty(rows * len(side)) for side in (x, y)]
     for some in directions.split(rows):
-        along_x, along_y = (
-            torch.mm(some, side.T, out=found[: len(some)]) for side, found in zip((x, y), along, strict=True)
-        )
-        tensors, sizes = (address(along_x), address(along_y)), (len(x), len(y), len(some))
-        total += len(some) * _C.binned_wasserstein(where(x), *tensors, *sizes)
+        tensors = [address(_along(some, side, out)) for side, out in zip((x, y), room, strict=True)]
+        total += len(some) * _C.binned_wasserstein(where(x), *tensors, len(x), len(y), len(some))
     return total / len(directions)
+
+
+def _along(directions: Tensor, side: Tensor, out: Tensor) -> Tensor:
+    """Projections of [N, D] on [L, D] in `out`: [L, SAMPLE_BLOCK] for each block of samples, and [L, the rest]."""
+    (count, dim), lines = side.shape, len(directions)
+    block = _C.SAMPLE_BLOCK
+    blocks, rest = divmod(count, block)
+    whole = blocks * block
+    here = out[: lines * whole].view(blocks, lines, block)
+    torch.bmm(directions.expand(blocks, -1, -1), side[:whole].view(blocks, block, dim).mT, out=here)
+    torch.mm(directions, side[whole:].T, out=out[lines * whole : lines * count].view(lines, rest))
+    return out
 
 
 @torch.library.register_fake("vgen_fast::distance_along")
