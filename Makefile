@@ -37,7 +37,9 @@ venv: .venv/ready
 	$(PIP) -c constraints.txt --no-build-isolation -e ".[test,lint]"
 	touch .venv/ready $@
 
-# Trains the built-in recipe in runs/shapes; again, it says that it is complete, and CLIPS=40000 goes on.
+# Trains the built-in recipe in runs/shapes; again, it says that it is complete, and CLIPS=40000 goes on. Where there is no
+# GPU to try, it does not wait for nvcc either.
+demo: export VGEN_FAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 demo: venv
 	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m vgen_fast.train $(if $(CLIPS),--clips $(CLIPS))
