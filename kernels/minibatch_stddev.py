@@ -128,22 +128,25 @@ def minibatch_stddev_double_backward_kernel(
         f = start + tl.arange(0, BLOCK_F)
         mask = f < features
         mean, deviation = group_moments(x_ptr, f, mask, m, groups, features, eps, G, ACC)
-        inverse = 1.0 / tl.where(mask, deviation, 1.0)
+        deviation = tl.where(mask, deviation, 1.0)
         mean_v = tl.zeros([BLOCK_F], ACC)
         dot = tl.zeros([BLOCK_F], ACC)
         for k in tl.static_range(G):
+            mean_v += tl.load(v_ptr + (m + k * groups) * features + f, mask=mask, other=0.0).to(ACC)
+        mean_v *= 1.0 / G
+        for k in tl.static_range(G):  # of what is left of v, as differences from a rounded mean do not add up to 0
             at = (m + k * groups) * features + f
-            v = tl.load(v_ptr + at, mask=mask, other=0.0).to(ACC)
-            mean_v += v * (1.0 / G)
+            v = tl.load(v_ptr + at, mask=mask, other=0.0).to(ACC) - mean_v
             dot += v * (tl.load(x_ptr + at, mask=mask, other=0.0).to(ACC) - mean)
-        acc += dot * inverse
-        pull = dot * inverse * inverse * (1.0 / G)
+        acc += dot / deviation
+        pull = dot * (1.0 / G) / (deviation * deviation)
+        factor = gs / deviation
         wide = wide_feature(f, C, CHANNELS_LAST)
         for k in tl.static_range(G):
             n = m + k * groups
             v = tl.load(v_ptr + n * features + f, mask=mask, other=0.0)
             x = tl.load(x_ptr + n * features + f, mask=mask, other=0.0).to(ACC)
-            gx = gs * inverse * (v.to(ACC) - mean_v - (x - mean) * pull)
+            gx = factor * (v.to(ACC) - mean_v - (x - mean) * pull)
             tl.store(gx_ptr + n * features + f, gx.to(gx_ptr.dtype.element_ty), mask=mask)
             tl.store(gg_ptr + n * (features + positions) + wide, v, mask=mask)
     tl.store(sum_ptr + m * sums + tl.program_id(1), tl.sum(acc, 0))

@@ -43,7 +43,7 @@ struct Group {
       const S* __restrict row = static_cast<const S*>(x) + sample(m, k) * features + f;
       for (int64_t i = 0; i < count; ++i) mu[i] += load<Acc>(row[i]);
     }
-    for (int64_t i = 0; i < count; ++i) mu[i] *= inverse;
+    for (int64_t i = 0; i < count; ++i) mu[i] /= Acc(p.group);  // of three equal samples the sample itself
   }
   // Mean and standard deviation of x over the group.
   VGEN_NOINLINE void statistics(int64_t m, int64_t f, int64_t count, Acc* __restrict mu, Acc* __restrict sigma) const {
@@ -170,7 +170,8 @@ void double_backward(const MinibatchStddevParams& p) {
         for (int64_t k = 0; k < p.group; ++k) {
           const int64_t at = group.sample(m, k) * group.features + f;
           const S *__restrict x = static_cast<const S*>(p.x) + at, *__restrict v = static_cast<const S*>(p.v) + at;
-          for (int64_t i = 0; i < count; ++i) dot[i] += load<Acc>(v[i]) * (load<Acc>(x[i]) - mu[i]);
+          // Of what is left of v: the differences from a rounded mean do not add up to 0.
+          for (int64_t i = 0; i < count; ++i) dot[i] += (load<Acc>(v[i]) - mean_v[i]) * (load<Acc>(x[i]) - mu[i]);
         }
         double tangent = 0;
         for (int64_t i = 0; i < count; ++i) {
