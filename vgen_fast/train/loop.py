@@ -117,7 +117,8 @@ def micro_batches(batch: int, micro: int, group: int, rank: int = 0, ranks: int 
 
 def diversity(video: Tensor, group: int) -> Tensor:
     """Mean standard deviation of a voxel over each group of samples; 0 is one and the same video for all latents."""
-    groups = video.unflatten(0, (group, -1))
+    wide = video.to(torch.promote_types(video.dtype, torch.float32))  # squares of small halves would be 0
+    groups = wide.unflatten(0, (group, -1))
     return (groups - groups.mean(dim=0)).square().mean(dim=0).sqrt().mean()  # std takes ten times as long
 
 

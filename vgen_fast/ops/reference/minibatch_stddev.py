@@ -16,7 +16,7 @@ def minibatch_stddev(x: Tensor, *, group_size: int = 4, eps: float = 1e-8) -> Te
     group = min(group_size, batch)
     wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(group, batch // group, *x.shape[1:])
     centred = wide - wide.mean(dim=0)
-    deviation = (centred.square().mean(dim=0) + eps).sqrt()  # `var` along a first dimension takes eight times as long
+    deviation = (centred.square().mean(dim=0) + eps).sqrt()  # `var` along a first dimension takes nine times as long
     statistic = deviation.flatten(1).mean(dim=1).to(x.dtype)  # [B / G]
     channel = statistic.repeat(group).reshape(batch, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel], dim=1)
