@@ -237,7 +237,7 @@ def _gaussian(name: str, value: Gaussian) -> tuple[Tensor, Tensor]:
         expect.fail("frechet_distance", f"mean of {name}", "[d], d > 0", expect.shape(mean))
     expect.has_shape("frechet_distance", f"covariance of {name}", covariance, (*mean.shape, *mean.shape), "[d, d]")
     expect.same_device("frechet_distance", f"covariance of {name}", covariance, mean, "its mean")
-    if not (mean.isfinite().all() and covariance.isfinite().all()):
+    if not (mean.sum() + covariance.sum()).isfinite():  # a tenth of the time of asking every element
         expect.fail("frechet_distance", name, "finite", "NaN or infinity")
     return mean, covariance
 
@@ -249,24 +249,24 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
         a, b = a[alive][:, alive], b[alive][:, alive]
     if not len(a):
         return a.new_zeros(())
-    (factor_a, failed_a), (_, failed_b) = torch.linalg.cholesky_ex(a), torch.linalg.cholesky_ex(b)
+    (factor_a, failed_a), (factor_b, failed_b) = torch.linalg.cholesky_ex(a), torch.linalg.cholesky_ex(b)
     if failed_a and failed_b:  # squaring would leave sqrt(eps) on every null direction the two share
         return torch.linalg.svdvals(_thin_factor(a).T @ _thin_factor(b)).sum()
     if failed_a or failed_b:
         factor, other = (_thin_factor(b), a) if failed_b else (_thin_factor(a), b)
         product = factor.T @ other @ factor
     else:
-        product = _congruent(factor_a, b)
+        product = _congruent(factor_a, b, out=factor_b)  # whose memory is there: new pages would cost half a product
     return torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
 
 
-def _congruent(lower: Tensor, other: Tensor, block: int = 256) -> Tensor:
-    """The lower triangle of L^T B L for lower triangular L, its zero blocks left out: 5/12 of the products."""
-    size, out = len(lower), torch.zeros_like(other)
-    for i in range(0, size, block):
-        left = lower[i:, i : i + block].T @ other[i:]
-        for j in range(0, i + block, block):
-            out[i : i + block, j : j + block] = left[:, j:] @ lower[j:, j : j + block]
+def _congruent(lower: Tensor, other: Tensor, out: Tensor, block: int = 256) -> Tensor:
+    """out, with L^T B L in its lower triangle, for lower triangular L and symmetric B: d^3 flops, not 4 d^3."""
+    size = len(lower)
+    for j in range(0, size, block):
+        right = other[j:, j:] @ lower[j:, j : j + block]  # B L, as far as a row of L^T at or below j reaches
+        for i in range(j, size, block):
+            out[i : i + block, j : j + block] = lower[i:, i : i + block].T @ right[i - j :]
     return out
 
 
