@@ -16,12 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from machine import machine, told
 
 from vgen_fast.data import decode
 from vgen_fast.data.cache import Cache, Clip, Writer
@@ -187,7 +187,7 @@ def markdown(rows: list[Row], waits: dict[str, float], facts: dict) -> str:
         "",
         f"A training step on two cores at 16x64x64, two clips, waits for a cache {waited} of its time (≤ 2%).",
     ]
-    return "\n".join(lines) + "\n\nOne core, medians; " + ", ".join(f"{k} {v}" for k, v in facts.items()) + ".\n"
+    return "\n".join(lines) + "\n\nOne core, medians; " + told(facts) + ".\n"
 
 
 def main() -> None:
@@ -204,7 +204,7 @@ def main() -> None:
         for row in table:
             measure(row, arguments.seconds)
             print(row.name, {side: f"{speed:,.0f}" for side, speed in row.speeds.items()}, flush=True)
-    facts = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "av": av.__version__, "torch": torch.__version__}
+    facts = {**machine(), "av": av.__version__}
     print("\n" + markdown(table, waits, facts))
     if arguments.table:
         kept = [

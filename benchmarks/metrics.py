@@ -6,7 +6,6 @@ same number. PGAN's metric is written here as its authors did it: scipy's convol
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -14,13 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import scipy.ndimage
 import torch
+from machine import machine, told, with_huge_pages
 from pytorch_msssim import ms_ssim as their_ms_ssim
 from torchmetrics.image.fid import _compute_fid
 
@@ -28,7 +27,6 @@ from vgen_fast import ops
 from vgen_fast.metrics import frechet, sliced_wasserstein, ssim
 
 RESULTS = Path(__file__).parent / "results"
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 FILTER = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]).astype(np.float32)[None, None] / 256
 MEMORY = 1.5 * 2**30  # of the pieces of 2,048 pictures
 BOOTSTRAP_SECONDS = 60
@@ -211,7 +209,7 @@ def markdown(rows: list[Row], seconds: dict[str, float], memory: int, facts: dic
     took = ", ".join(f"{value:.1f} s at D={dim}" for dim, value in seconds.items())
     lines += ["", f"1,000 replicates of a Frechet distance at 2,048 samples: {took} (a minute)."]
     lines.append(f"PGAN's metric of 2,048 pictures of 128x128 takes {memory / 2**30:.2f} GiB (1.5).")
-    return "\n".join(lines) + "\n\nTwo threads, medians; " + ", ".join(f"{k} {v}" for k, v in facts.items()) + ".\n"
+    return "\n".join(lines) + "\n\nMedians; " + told(facts) + ".\n"
 
 
 def main() -> None:
@@ -229,7 +227,7 @@ def main() -> None:
         measure(row, arguments.seconds)
         print(row.name, {side: f"{1000 * taken:,.1f} ms" for side, taken in row.times.items()}, flush=True)
     seconds = bootstrap()
-    facts = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "torch": torch.__version__}
+    facts = machine()
     text = markdown(rows, seconds, memory, facts)
     print("\n" + text)
     if arguments.table:
@@ -244,6 +242,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get(HUGE_PAGES) != "1":  # torch reads it once
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, HUGE_PAGES: "1"})
+    with_huge_pages()
     main()

@@ -22,18 +22,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import HUGE_PAGES, machine, told
 from torch import Tensor
 
 from vgen_fast import ops
 from vgen_fast.ops import reference
 
 RESULTS = Path(__file__).parent / "results"
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last_3d}
 TURN = 0.01  # seconds
 Run = Callable[[], object]
@@ -376,29 +375,6 @@ def rows() -> dict[str, Callable[[str], Row]]:
 # ------------------------------------------------------------------------------------------------------------ output
 
 
-def machine() -> dict[str, object]:
-    cpu = next(
-        (s.split(":")[1].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s), "?"
-    )
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "?"
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "cpu": cpu,
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "isa": isa(),
-        "huge_pages": os.environ.get(HUGE_PAGES) == "1",
-    }  # fmt: skip
-
-
-def isa() -> str:
-    from vgen_fast import _C
-
-    return _C.isa()
-
-
 def cells(row: Row, rate: float) -> list[str]:
     if not row.times:
         return [
@@ -447,7 +423,7 @@ HEADER = [
 def markdown(found: list[Row], rate: float, about: dict[str, object]) -> str:
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
     lines += ["| " + " | ".join(cells(row, rate)) + " |" for row in found]
-    note = ", ".join(f"{key} {value}" for key, value in about.items())
+    note = told(about)
     return "\n".join(
         [*lines, "", f"Median times on {note}; ceiling {rate:.0f} GF/s. Eager is the better of both layouts.", ""]
     )

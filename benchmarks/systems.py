@@ -9,17 +9,16 @@ must start with the same losses.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from machine import machine, told, with_huge_pages
 from torch import Tensor
 
 from vgen_fast import ops
@@ -33,7 +32,6 @@ from vgen_fast.train.__main__ import training_of
 from vgen_fast.train.objectives import OBJECTIVES
 
 RESULTS = Path(__file__).parent / "results"
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 SAME = 1e-3  # of the first losses
 
 
@@ -185,8 +183,7 @@ def markdown(rows: list[Row], facts: dict) -> str:
     for row in rows:
         mine, plain = (1 / row.times[name] for name in SIDES)
         lines.append(f"| {row.name} | {mine:.3g} | {plain:.3g} | {mine / plain:.2f}x |")
-    text = ", ".join(f"{key} {value}" for key, value in facts.items())
-    return "\n".join([*lines, "", f"On {text}."])
+    return "\n".join([*lines, "", f"On {told(facts)}."])
 
 
 def main() -> None:
@@ -196,8 +193,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="these rows")
     parser.add_argument("--seconds", type=float, default=30, help="timing budget per row")
     args = parser.parse_args()
-    if os.environ.get(HUGE_PAGES) != "1":
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, HUGE_PAGES: "1"})
+    with_huge_pages()
     torch.set_num_threads(2)
     if args.row is not None:
         measure(ROWS[args.row], args.seconds)
@@ -209,9 +205,7 @@ def main() -> None:
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append(Row(**json.loads(said.splitlines()[-1])))
         print(rows[-1].name, rows[-1].times, rows[-1].losses, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    facts = {"date": datetime.now(timezone.utc).date().isoformat(), "commit": commit, "torch": torch.__version__}
-    facts |= {"threads": torch.get_num_threads(), "huge pages": True}
+    facts = machine()
     print(text := markdown(rows, facts))
     if args.table:
         contents = json.dumps({"facts": facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"

@@ -10,16 +10,15 @@ instead of keeping them (Phase.recompute).
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from machine import machine, told, with_huge_pages
 
 from vgen_fast import ops
 from vgen_fast.models import progressive
@@ -28,7 +27,6 @@ from vgen_fast.train.objectives import OBJECTIVES
 from vgen_fast.train.schedule import Phase
 
 RESULTS = Path(__file__).parent / "results"
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 SIDES = ("ours", "recompute", "eager")
 
 
@@ -114,8 +112,7 @@ def markdown(rows: list[Row], facts: dict) -> str:
             f"| {row.name} | {ours:.3f} | {rival} | {ratio} | {again / ours:.2f}x the time "
             f"| {share('ours')} | {share('recompute')} | {rival_mb} |"
         )
-    text = ", ".join(f"{key} {value}" for key, value in facts.items())
-    return "\n".join([*lines, "", f"Median times on {text}."])
+    return "\n".join([*lines, "", f"Median times on {told(facts)}."])
 
 
 def main() -> None:
@@ -126,8 +123,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="these rows")
     parser.add_argument("--seconds", type=float, default=20, help="timing budget per row")
     args = parser.parse_args()
-    if os.environ.get(HUGE_PAGES) != "1":
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, HUGE_PAGES: "1"})
+    with_huge_pages()
     torch.set_num_threads(2)
     if args.row is not None and args.side:
         step = stepper(ROWS[args.row], args.side)
@@ -146,9 +142,7 @@ def main() -> None:
         row.megabytes = {side: statistics.median(memory_of(side) for _ in range(3)) for side in row.sides}
         rows.append(row)
         print(row.name, row.times, row.megabytes, row.losses, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    facts = {"date": datetime.now(timezone.utc).date().isoformat(), "commit": commit, "torch": torch.__version__}
-    facts |= {"threads": torch.get_num_threads(), "huge pages": True}
+    facts = machine()
     print(text := markdown(rows, facts))
     if args.table:
         (RESULTS / "train_step.json").write_text(
