@@ -23,7 +23,7 @@ def machine() -> dict[str, object]:
     except (OSError, subprocess.CalledProcessError):
         commit = "?"
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "cpu": cpu,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"), "commit": commit, "cpu": cpu,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "isa": _C.isa(),
         "huge_pages": os.environ.get(HUGE_PAGES) == "1",
     }  # fmt: skip
