@@ -91,6 +91,13 @@ def test_a_run_leaves_the_folder_a_person_expects(straight):
     assert "{" + "title}" not in page
 
 
+def test_the_end_of_a_run_is_told_wherever_the_ticks_fall(tmp_path):
+    done = run(tmp_path / "run", "--clips", 40, "--every.tick", 16)
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stdout.splitlines()[-1], done.stdout
+    assert [row["clips_seen"] for row in whole_lines(tmp_path / "run/stats.jsonl")] == [16, 32, 40]
+
+
 def test_the_same_command_says_that_it_is_complete_and_more_clips_go_on(tmp_path, straight):
     folder = tmp_path / "run"
     assert run(folder, "--clips", 80).returncode == 0

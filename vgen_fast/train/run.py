@@ -340,7 +340,7 @@ class Run:
                 for name, value in values.items():
                     total, times = sums.get(name, (0.0, 0))
                     sums[name] = (total + value, times + 1)
-            tick = due(self.intervals.tick, before, state.clips_seen)
+            tick = due(self.intervals.tick, before, state.clips_seen) or state.clips_seen >= self.clips
             means = {name: total / times for name, (total, times) in sums.items()}
             if self.folder and (tick or progress.live):
                 progress.update(state.clips_seen, state.system.sizes[stage.level], stage, means, tick)
