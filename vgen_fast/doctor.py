@@ -33,8 +33,8 @@ def known_bad(stack: Stack) -> list[str]:
     found = []
     if stack.torch[:2] == (2, 13):
         found.append(
-            "torch 2.13 on CPU: the weight gradient of a bfloat16 or float16 conv3d is wrong in eager PyTorch from 16 "
-            "output channels on. The reference here computes such convolutions in float32; your own nn.Conv3d does not."
+            "torch 2.13 on CPU: the weight gradient of a bfloat16 or float16 conv3d, transposed or not, is wrong in "
+            "eager PyTorch. The reference and the systems here compute them in float32; your own nn.Conv3d does not."
         )
     if stack.cudnn is not None and stack.torch[:2] == (2, 9) and (9, 8) <= stack.cudnn[:2] <= (9, 14):
         found.append(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.batch_norm import BatchNorm
+from ..layers.conv3d import Conv3d
 from ..layers.labels import one_hot, wrong
 from ..layers.noise import Noise
 from ..layers.segment import Segment
@@ -129,9 +130,9 @@ class VideoCritic(nn.Module):
         super().__init__()
         rows = cfg.critic_channels[:-1] if cfg.video_critic == "patch" else cfg.critic_channels
         options = dict(stride=(1, 2, 2), padding=(0, 1, 1))
-        self.layers = layers(nn.Conv3d, rows, options, cfg.noise)
+        self.layers = layers(Conv3d, rows, options, cfg.noise)
         last = options if cfg.video_critic == "patch" else {}
-        self.last = nn.Conv3d(rows[-1], 1 + sum(cfg.values), 4, bias=False, **last)
+        self.last = Conv3d(rows[-1], 1 + sum(cfg.values), 4, bias=False, **last)
 
     def forward(self, video: Tensor, stage: Stage) -> Tensor | Judged:
         y = self.last(self.layers(video)).flatten(2).to(video)  # [B, 1 + N, places]

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.conv3d import Conv3d, ConvTranspose3d
 from ..layers.segment import Segment
 from ..nets import caffenet, trained, weights
 from ..nets.caffenet import Encoder
@@ -124,7 +125,7 @@ def grows(cfg: Config, inputs: int, row: Row, last: bool) -> Segment:
     size, space = (4, 1) if row.up == 2 else (3, 1)
     still = cfg.time_padding == "replicate" and cfg.depth > 1
     time = cfg.depth - 1 if still else cfg.depth // 2  # that many frames of the output are cut off at either end
-    layer = nn.ConvTranspose3d(
+    layer = ConvTranspose3d(
         inputs, row.channels, (cfg.depth, size, size), (1, row.up, row.up), padding=(time, space, space)
     )
     before = Still(cfg.depth // 2) if still else nn.Identity()
@@ -174,7 +175,7 @@ class VideoCritic(nn.Module):
         for i, row, depth in zip(inputs, cfg.looks, cfg.depths, strict=False):
             still = cfg.time_padding == "replicate" and depth > 1
             stride, padding = (1, row.stride, row.stride), (0 if still else depth // 2, 0, 0)
-            layer = nn.Conv3d(i, row.channels, (depth, row.size, row.size), stride, padding)
+            layer = Conv3d(i, row.channels, (depth, row.size, row.size), stride, padding)
             blocks.append(Segment(Still(depth // 2) if still else nn.Identity(), layer, nn.ReLU()))
         self.blocks = nn.Sequential(*blocks)
         self.of_code = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise((cfg.codes, *cfg.of_code)))

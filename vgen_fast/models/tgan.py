@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..layers import singular_values
 from ..layers.batch_norm import BatchNorm
+from ..layers.conv3d import Conv3d, ConvTranspose3d, in_float32
 from ..layers.labels import one_hot
 from ..layers.noise import Noise
 from ..layers.segment import Segment
@@ -139,11 +140,11 @@ class Generator3d(nn.Module):
         self.dense = Segment(dense, norm(numbers, bias=True), nn.ReLU(), together=True)
         self.layers = nn.Sequential(
             *(
-                Segment(nn.ConvTranspose3d(i, o, 4, 2, 1), norm(o, bias=True), nn.ReLU(), together=True)
+                Segment(ConvTranspose3d(i, o, 4, 2, 1), norm(o, bias=True), nn.ReLU(), together=True)
                 for i, o in pairwise(rows)
             )
         )
-        self.rgb = nn.ConvTranspose3d(rows[-1], 3, 4, 2, 1)
+        self.rgb = ConvTranspose3d(rows[-1], 3, 4, 2, 1)
 
     def forward(self, inputs: Inputs, stage: Stage) -> Tensor:
         z = torch.cat([inputs.latents, one_hot(inputs.condition, self.cfg.classes, inputs.latents)], dim=1)
@@ -157,7 +158,7 @@ def inside(length: int) -> Tensor:
     return ((at >= 0) & (at < length)).float()
 
 
-class LabelledConv3d(nn.Conv3d):
+class LabelledConv3d(Conv3d):
     """The convolution of a video joined by a one-hot volume of its labels, k4 s2 p1."""
 
     def __init__(self, inputs: int, values: int, outputs: int):
@@ -165,7 +166,8 @@ class LabelledConv3d(nn.Conv3d):
         self.inputs = inputs
 
     def forward(self, video: Tensor, hot: Tensor) -> Tensor:
-        y = F.conv3d(video, self.weight[:, : self.inputs], self.bias, 2, 1)
+        clips = self.weight[:, : self.inputs]
+        y = in_float32(lambda x: F.conv3d(x, clips, self.bias, 2, 1), video)
         if hot.shape[1] == 0:
             return y
         of_label = torch.einsum("bn,onijk->boijk", hot, self.weight[:, self.inputs :].to(hot))
@@ -183,10 +185,10 @@ class VideoCritic(nn.Module):
         self.layers = nn.Sequential()
         for i, o in pairwise(rows):
             self.layers.append(nn.Sequential(Noise(cfg.noise), nn.LeakyReLU(SLOPE)))
-            self.layers.append(Segment(nn.Conv3d(i, o, 4, 2, 1), norm(o), together=True))
+            self.layers.append(Segment(Conv3d(i, o, 4, 2, 1), norm(o), together=True))
         self.layers.append(nn.Sequential(Noise(cfg.noise), nn.LeakyReLU(SLOPE)))
         factor = 2 ** len(rows)
-        self.last = nn.Conv3d(rows[-1], 1, tuple(max(length // factor, 1) for length in cfg.sizes[0]))
+        self.last = Conv3d(rows[-1], 1, tuple(max(length // factor, 1) for length in cfg.sizes[0]))
 
     def forward(self, seen: tuple[Tensor, Tensor | None], stage: Stage) -> Tensor:
         video, labels = seen

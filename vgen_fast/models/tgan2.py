@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..layers.batch_norm import BatchNorm
+from ..layers.conv3d import Conv3d
 from ..layers.labels import one_hot
 from ..layers.segment import Segment
 from .system import Clip, Critic, Draw, Inputs, Stage, System
@@ -156,7 +157,7 @@ class Down(nn.Module):
         hidden = outputs if first else inputs
         self.first = first
         self.convs = nn.ModuleList([nn.Conv3d(inputs, hidden, 3), nn.Conv3d(hidden, outputs, 3)])
-        self.shortcut = nn.Conv3d(inputs, outputs, 1)
+        self.shortcut = Conv3d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         one, two = self.convs

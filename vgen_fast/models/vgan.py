@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..layers import gaussian_mixture, singular_values
 from ..layers.batch_norm import BatchNorm
+from ..layers.conv3d import Conv3d, ConvTranspose3d
 from ..layers.segment import Segment
 from .system import Clip, Constraint, Critic, Draw, DrawInputs, Inputs, Stage, System, Term
 
@@ -55,7 +56,7 @@ class Config:
 
 
 def up3d(inputs: int, outputs: int) -> Segment:
-    return Segment(nn.ConvTranspose3d(inputs, outputs, 4, 2, 1), BatchNorm(outputs), nn.ReLU(), together=True)
+    return Segment(ConvTranspose3d(inputs, outputs, 4, 2, 1), BatchNorm(outputs), nn.ReLU(), together=True)
 
 
 def up2d(inputs: int, outputs: int) -> Segment:
@@ -70,11 +71,11 @@ class Streams(nn.Module):
         self.two = cfg.streams == 2
         first, last = cfg.channels[0], cfg.channels[-1]
         ends = list(pairwise(cfg.channels))
-        start = nn.ConvTranspose3d(cfg.latents, first, (cfg.first_frames, 4, 4))
+        start = ConvTranspose3d(cfg.latents, first, (cfg.first_frames, 4, 4))
         self.foreground = nn.Sequential(
             Segment(start, BatchNorm(first), nn.ReLU(), together=True), *(up3d(i, o) for i, o in ends)
         )
-        self.rgb = nn.ConvTranspose3d(last, 4 if self.two else 3, 4, 2, 1)  # and the mask
+        self.rgb = ConvTranspose3d(last, 4 if self.two else 3, 4, 2, 1)  # and the mask
         if self.two:
             start = nn.ConvTranspose2d(cfg.latents, first, 4)
             self.background = nn.Sequential(
@@ -125,11 +126,11 @@ class Predictor(nn.Module):
         ends = list(pairwise(wide))
         self.encoder = encoder2d(wide[::-1], None)
         self.background = nn.Sequential(*(up2d(i, o) for i, o in ends), nn.ConvTranspose2d(wide[-1], 3, 4, 2, 1))
-        start = nn.ConvTranspose3d(wide[0], wide[0], (cfg.first_frames, 1, 1))
+        start = ConvTranspose3d(wide[0], wide[0], (cfg.first_frames, 1, 1))
         self.foreground = nn.Sequential(
             Segment(start, BatchNorm(wide[0]), nn.ReLU(), together=True), *(up3d(i, o) for i, o in ends)
         )
-        self.rgb = nn.ConvTranspose3d(wide[-1], 4, 4, 2, 1)
+        self.rgb = ConvTranspose3d(wide[-1], 4, 4, 2, 1)
 
     def forward(self, inputs: Inputs, stage: Stage) -> Clip:
         code = self.encoder(inputs.condition)  # [B, 16 C, 4, 4]
@@ -146,12 +147,12 @@ class VideoCritic(nn.Module):
         super().__init__()
         width = 2 if cfg.form == "prediction-released" else 1
         channels = tuple(width * c for c in cfg.channels[::-1])
-        layers = [Segment(nn.Conv3d(3, channels[0], 4, 2, 1), nn.LeakyReLU(SLOPE))]
+        layers = [Segment(Conv3d(3, channels[0], 4, 2, 1), nn.LeakyReLU(SLOPE))]
         for i, o in pairwise(channels):
             norm = BatchNorm(o, eps=1e-3)
-            layers.append(Segment(nn.Conv3d(i, o, 4, 2, 1), norm, nn.LeakyReLU(SLOPE), together=True))
+            layers.append(Segment(Conv3d(i, o, 4, 2, 1), norm, nn.LeakyReLU(SLOPE), together=True))
         self.features = nn.Sequential(*layers)
-        self.last = nn.Conv3d(channels[-1], outputs, (cfg.first_frames, 4, 4))
+        self.last = Conv3d(channels[-1], outputs, (cfg.first_frames, 4, 4))
 
     def forward(self, video: Tensor) -> Tensor:
         return self.last(self.features(video)).flatten(1).to(video)
