@@ -82,6 +82,7 @@ def test_only_a_fast_implementation_counts():
     ("stack", "word"),
     [
         (Stack((2, 13, 0)), "float16 conv3d"),
+        (Stack((2, 14, 1)), "torch 2.14 on CPU"),
         (Stack((2, 9, 0), (9, 8, 0)), "slow path"),
         (Stack((2, 9, 1), (9, 14, 9)), "slow path"),
         (Stack((2, 11, 0), (9, 10, 2)), "TF32"),

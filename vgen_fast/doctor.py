@@ -31,10 +31,11 @@ class Stack:
 def known_bad(stack: Stack) -> list[str]:
     """A sentence for each known fault of this combination of versions: what is wrong, and what happens here."""
     found = []
-    if stack.torch[:2] == (2, 13):
+    if stack.torch[:2] in ((2, 13), (2, 14)):
         found.append(
-            "torch 2.13 on CPU: the weight gradient of a bfloat16 or float16 conv3d, transposed or not, is wrong in "
-            "eager PyTorch. The reference and the systems here compute them in float32; your own nn.Conv3d does not."
+            f"torch {dotted(stack.torch[:2])} on CPU: the weight gradient of a bfloat16 or float16 "
+            "conv3d, transposed or not, is wrong in eager PyTorch. The reference and the systems here compute them in "
+            "float32; your own nn.Conv3d does not."
         )
     if stack.cudnn is not None and stack.torch[:2] == (2, 9) and (9, 8) <= stack.cudnn[:2] <= (9, 14):
         found.append(

@@ -1,7 +1,7 @@
 """nn.Conv3d and nn.ConvTranspose3d that autocast on CPU leaves in float32.
 
-torch's 16-bit weight gradient of both reads memory there that nobody wrote (2.13; doctor says so): numbers that are
-anything at all, and NaN now and then. Those of one and two dimensions are right.
+torch's 16-bit weight gradient of both reads memory there that nobody wrote (2.13 and 2.14; doctor says so): any numbers
+at all, and NaN now and then. Those of one and two dimensions are right.
 """
 
 from collections.abc import Callable

@@ -65,7 +65,7 @@ def modulated_conv3d(
     """
     dtype = x.dtype
     if x.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
-        # torch 2.13 on CPU: the 16-bit conv3d weight gradient reads memory nobody wrote.
+        # torch 2.13 and 2.14 on CPU: the 16-bit conv3d weight gradient reads memory nobody wrote.
         x = x.float()
     for axis, factor in reversed(list(enumerate(up))):
         x = repeated(x, 2 + axis, factor)
