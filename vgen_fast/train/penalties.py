@@ -67,7 +67,7 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0) -> Penalty:
     return penalty
 
 
-def zero_centred(weight: float = 10.0) -> Penalty:
+def zero_centred(weight: float) -> Penalty:
     """R1: weight / 2 * mean |grad D(x)|^2 on real samples."""
 
     def penalty(critic, real, fake, stage, draw, scale=1.0):
