@@ -96,7 +96,7 @@ def shape_motion_tgan() -> Config:
         critic_channels=(16, 32, 64, 128),
         classes=(2,),
     )
-    optim = Optim(rule="rmsprop", generator_lr=4e-4, critic_lr=1e-4, ema=0.998)
+    optim = Optim(rule="rmsprop", generator_lr=6e-4, critic_lr=1e-4, ema=0.998)
     return shape_motion_of("shape-motion-tgan", system, "wgan", 40_000, optim, diverged="go-on")
 
 
