@@ -40,8 +40,8 @@ def shape_motion() -> Config:
     """MoCoGAN's shape-motion set (--data FOLDER with folders 0 and 1 of strips), 16x32x32, 20 minutes on a CPU core.
 
     Windows of 16 frames and 32x32 pixels that hold the whole motion, so that shapes keep their edges and one colour.
-    Labelled by motion: 0 is up and down, 1 is to the sides. With ten times the penalty its critic hardly saw whether a
-    shape keeps its colour. docs/systems.md has what comes of it.
+    Labelled by motion: 0 is up and down, 1 is to the sides. With ten times the penalty its critic was slow to
+    tell drifting colours. docs/systems.md has what comes of it.
     """
     system = System(rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,))
     phases = (Grow(0, 3_200, 8), Grow(1_600, 3_200, 8), Grow(2_400, 4_000, 8), Grow(3_200, 12_400, 8, halving=7_000))
