@@ -40,8 +40,8 @@ def shape_motion() -> Config:
     """MoCoGAN's shape-motion set (--data FOLDER with folders 0 and 1 of strips), 16x32x32, 20 minutes on a CPU core.
 
     Windows of 16 frames and 32x32 pixels that hold the whole motion, so that shapes keep their edges and one colour.
-    Labelled by motion: 0 is up and down, 1 is to the sides. With ten times the penalty its critic was slow to
-    tell drifting colours. docs/systems.md has what comes of it.
+    Labelled by motion: 0 is up and down, 1 is to the sides. With ten times the penalty and a faster generator,
+    clips were farther from real ones. docs/systems.md has what comes of it.
     """
     system = System(rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,))
     phases = (Grow(0, 3_200, 8), Grow(1_600, 3_200, 8), Grow(2_400, 4_000, 8), Grow(3_200, 12_400, 8, halving=7_000))
@@ -103,7 +103,7 @@ def shape_motion_tgan() -> Config:
 def shape_motion_tgan2() -> Config:
     """TGANv2 at a sixteenth of its width, told the motion; docs/systems.md has what comes of it.
 
-    With the penalty of the authors' batch, which is 80 times as strong, its critics were at chance all the way.
+    With the penalty of the authors' batch, which is 80 times as strong, its critics stayed near chance.
     """
     system = tgan2.Config(
         first=2, latents=64, channels=(64, 64, 32, 32, 16), critic_channels=(16, 32, 64, 128), classes=(2,)
@@ -115,7 +115,7 @@ def shape_motion_tgan2() -> Config:
 def shape_motion_mocogan() -> Config:
     """MoCoGAN at a quarter of its width, told the motion; docs/systems.md has what comes of it.
 
-    The critic of clips, at the generator's rate, soon knew every fake, and the generator never learned the category.
+    The critic of clips, at the generator's rate, knew nearly every fake, and the generator learned the category late.
     """
     system = mocogan.Config(channels=(128, 64, 32), critic_channels=(32, 64, 128), classes=(2,))
     optim = Optim(generator_lr=8e-4, critic_lr=1e-4, betas=(0.5, 0.999), weight_decay=1e-5, ema=0.998)
