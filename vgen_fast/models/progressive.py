@@ -7,6 +7,10 @@ reals fade by the level's own factor. Labels, where there are any (eq. 2.8), joi
 been normalised. The critic's encoder weighs its features by them, which for the linear head is a projection of the
 features on an embedding; or the critic tells them beside the score, as the image GAN's authors have it (AC-GAN).
 
+Two things that the tables do not have, off unless a recipe asks for them, keep an object's colour while it moves. Zeros
+around a clip tell a layer how near its ends are, and after seven layers no frame is like another: `edges="repeat"`. All
+places of the first map learn colours by weights of their own: a share of `alike` channels starts the same everywhere.
+
 Legend: B clips, C channels, T frames, Z latent numbers, K outputs of the critic's encoder, A labels a clip, N values of
 all labels together, l level.
 """
@@ -14,6 +18,7 @@ all labels together, l level.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,8 +76,14 @@ class Config:
     labels: Literal["projection", "told"] = "projection"  # what the critic does with them
     minibatch: Literal["stddev", "discrimination"] = "stddev"  # how the critic compares samples
     group: int = 4  # of minibatch stddev
+    edges: Literal["zeros", "repeat"] = "zeros"  # what the generator reads before the first frame and after the last
+    alike: float = 0.0  # share of the generator's first channels that start the same at all places
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def __post_init__(self):
+        if not 0 <= self.alike <= 1:
+            raise ValueError(f"alike is a share, from 0 to 1, got {self.alike}")
 
     @property
     def whole_batch(self) -> bool:
@@ -103,18 +114,23 @@ class Generator(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg, taps = cfg, cfg.taps
+        self.cfg = cfg
         first, size = cfg.rows[0], cfg.sizes[0]
         volume = math.prod(size)
         self.dense = EqualizedLinear(
             cfg.latents + sum(cfg.classes), first.channels * volume, gain=math.sqrt(2) / 4, bias_repeat=volume
         )
-        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, taps, pixel_norm=True))])
+        same = round(cfg.alike * first.channels)
+        with torch.no_grad():
+            weight = self.dense.weight.view(first.channels, volume, -1)
+            weight[:same] = weight[:same, :1]
+        conv = partial(EqualizedConv3d, taps=cfg.taps, pixel_norm=True, repeat=cfg.edges == "repeat")
+        self.blocks = nn.ModuleList([Segment(conv(first.channels, first.channels))])
         for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(
                 Segment(
-                    EqualizedConv3d(below.channels, row.channels, taps, pixel_norm=True, up=row.factor),
-                    EqualizedConv3d(row.channels, row.channels, taps, pixel_norm=True),
+                    conv(below.channels, row.channels, up=row.factor),
+                    conv(row.channels, row.channels),
                     level=level,
                 )
             )
