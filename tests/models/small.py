@@ -16,9 +16,6 @@ from vgen_fast.train.__main__ import phases_of
 CRITICS = Critics(spatial=(8, 32), temporal=(8, 32), frames=2)
 SYSTEMS = {
     "progressive": progressive.Config(rows=(Row(8, 4, 4), Row(4, 2, 2)), latents=6, features=8),
-    "progressive-even": progressive.Config(
-        rows=(Row(8, 4, 4), Row(4, 2, 2)), latents=6, features=8, edges="repeat", alike=0.5
-    ),
     "progressive-images": progressive.Config(
         rows=progressive.rows((8, 4), (1, 1)), latents=6, features=8, classes=(8, 3, 4), labels="told"
     ),

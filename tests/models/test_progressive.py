@@ -1,13 +1,11 @@
 """The progressive video GAN against Tables A.1 and A.2: counts and sizes as literals, growth as equalities."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vgen_fast.layers.equalized import EqualizedConv3d
 from vgen_fast.models import progressive
 from vgen_fast.models.progressive import SCHEDULES, Config, Row
 from vgen_fast.models.system import Draw, Inputs, Stage
@@ -174,28 +172,6 @@ def test_weights_have_unit_variance_and_their_scale_at_run_time():
     assert layer.scale == pytest.approx(math.sqrt(2 / (128 * 27)))
     assert system.generator.dense.scale == pytest.approx(math.sqrt(2) / 4 / math.sqrt(128))
     assert system.generator.rgb[0].scale == pytest.approx(1 / math.sqrt(128))
-
-
-@pytest.mark.parametrize("up", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
-def test_a_layer_that_repeats_its_edges_reads_the_first_and_last_frame_again(up):
-    torch.manual_seed(0)
-    layer = EqualizedConv3d(3, 5, up=up, slope=None, repeat=True).double()
-    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
-    large = F.interpolate(x, scale_factor=[float(u) for u in up])
-    padded = F.pad(F.pad(large, (1, 1, 1, 1)), (0, 0, 0, 0, 1, 1), mode="replicate")
-    expected = F.conv3d(padded, layer.weight * layer.scale)
-    torch.testing.assert_close(layer(x), expected)
-
-
-def test_a_generator_that_starts_alike_and_repeats_its_edges_stands_still():
-    torch.manual_seed(0)
-    config = Config(rows=SMALL, latents=6, features=8, edges="repeat", alike=1.0)
-    still, moves = progressive.build(config), progressive.build(replace(config, edges="zeros"))
-    inputs = inputs_for(still).each(torch.Tensor.double)  # pixel norm makes much of rounding where channels are small
-    for level in range(len(SMALL)):
-        video = still.generator.double()(inputs, Stage(level))
-        torch.testing.assert_close(video, video[:, :, :1].expand_as(video))
-        assert moves.generator.double()(inputs, Stage(level)).std(dim=2).mean() > 0.01
 
 
 def test_that_share_of_the_first_channels_starts_alike():

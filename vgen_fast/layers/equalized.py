@@ -35,10 +35,7 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv3d(nn.Module):
-    """[B, I, T, H, W] -> [B, O, T', H', W'] with "same" padding, everything after the product in the same pass.
-
-    `repeat`: before the first frame and after the last comes that frame again, not zeros. It is not for `down` in time.
-    """
+    """[B, I, T, H, W] -> [B, O, T', H', W'] with "same" padding, everything after the product in the same pass."""
 
     def __init__(
         self,
@@ -51,7 +48,6 @@ class EqualizedConv3d(nn.Module):
         pixel_norm: bool = False,
         up: tuple[int, int, int] = (1, 1, 1),
         down: tuple[int, int, int] = (1, 1, 1),
-        repeat: bool = False,
     ):
         super().__init__()
         taps = (taps,) * 3 if isinstance(taps, int) else taps
@@ -59,12 +55,8 @@ class EqualizedConv3d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.scale = gain / math.sqrt(inputs * math.prod(taps))
         self.options = dict(slope=slope, pixel_norm=pixel_norm, up=up, down=down)
-        self.repeat = up[0] * (taps[0] // 2) if repeat else 0  # frames made of repeated ones, at each end
 
     def forward(self, x: Tensor, **options) -> Tensor:
         """`options` replace those the layer was made with."""
         weight = self.weight * self.scale
-        if self.repeat:
-            x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
-        y = ops.modulated_conv3d(x, weight, bias=self.bias, **{**self.options, **options})
-        return y[:, :, self.repeat : -self.repeat] if self.repeat else y
+        return ops.modulated_conv3d(x, weight, bias=self.bias, **{**self.options, **options})

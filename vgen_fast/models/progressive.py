@@ -7,9 +7,8 @@ reals fade by the level's own factor. Labels, where there are any (eq. 2.8), joi
 been normalised. The critic's encoder weighs its features by them, which for the linear head is a projection of the
 features on an embedding; or the critic tells them beside the score, as the image GAN's authors have it (AC-GAN).
 
-Two things that the tables do not have, off unless a recipe asks for them, keep an object's colour while it moves. Zeros
-around a clip tell a layer how near its ends are, and after seven layers no frame is like another: `edges="repeat"`. All
-places of the first map learn colours by weights of their own: a share of `alike` channels starts the same everywhere.
+One thing is not in the tables, and off unless a recipe asks for it. Every place of the first map learns colours by
+weights of its own, so they follow places more than latents: a share of `alike` channels starts the same everywhere.
 
 Legend: B clips, C channels, T frames, Z latent numbers, K outputs of the critic's encoder, A labels a clip, N values of
 all labels together, l level.
@@ -76,7 +75,6 @@ class Config:
     labels: Literal["projection", "told"] = "projection"  # what the critic does with them
     minibatch: Literal["stddev", "discrimination"] = "stddev"  # how the critic compares samples
     group: int = 4  # of minibatch stddev
-    edges: Literal["zeros", "repeat"] = "zeros"  # what the generator reads before the first frame and after the last
     alike: float = 0.0  # share of the generator's first channels that start the same at all places
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -124,7 +122,7 @@ class Generator(nn.Module):
         with torch.no_grad():
             weight = self.dense.weight.view(first.channels, volume, -1)
             weight[:same] = weight[:same, :1]
-        conv = partial(EqualizedConv3d, taps=cfg.taps, pixel_norm=True, repeat=cfg.edges == "repeat")
+        conv = partial(EqualizedConv3d, taps=cfg.taps, pixel_norm=True)
         self.blocks = nn.ModuleList([Segment(conv(first.channels, first.channels))])
         for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(

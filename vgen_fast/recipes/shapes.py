@@ -45,9 +45,7 @@ def shape_motion() -> Config:
     learn to stay at a quarter of the cost. With ten times the penalty and a faster generator, clips were farther from
     real ones. docs/systems.md has what comes of it.
     """
-    system = System(
-        rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,), edges="repeat", alike=0.5
-    )
+    system = System(rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,), alike=0.5)
     coarse = (Grow(0, 2_400, 8), Grow(1_600, 20_800, 8), Grow(2_400, 10_000, 8))
     return Config(
         recipe="shape-motion",
@@ -57,8 +55,8 @@ def shape_motion() -> Config:
         penalty_every=4,
         data="shapes-strips",
         shrink="crop",
-        clips=48_400,
-        phases=(*coarse, Grow(2_400, 8_800, 8, halving=6_000)),
+        clips=46_000,
+        phases=(*coarse, Grow(2_400, 6_400, 8, halving=6_000)),
         optim=shapes().optim.model_copy(update={"generator_lr": 3e-3}),
         every=shapes().every,
     )
