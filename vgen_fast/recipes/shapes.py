@@ -55,8 +55,8 @@ def shape_motion() -> Config:
         penalty_every=4,
         data="shapes-strips",
         shrink="crop",
-        clips=48_400,
-        phases=(*coarse, Grow(2_400, 8_800, 8, halving=6_000)),
+        clips=46_000,
+        phases=(*coarse, Grow(2_400, 6_400, 8, halving=6_000)),
         optim=shapes().optim.model_copy(update={"generator_lr": 3e-3}),
         every=shapes().every,
     )
