@@ -17,7 +17,6 @@ all labels together, l level.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -112,7 +111,7 @@ class Generator(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, taps = cfg, cfg.taps
         first, size = cfg.rows[0], cfg.sizes[0]
         volume = math.prod(size)
         self.dense = EqualizedLinear(
@@ -122,13 +121,12 @@ class Generator(nn.Module):
         with torch.no_grad():
             weight = self.dense.weight.view(first.channels, volume, -1)
             weight[:same] = weight[:same, :1]
-        conv = partial(EqualizedConv3d, taps=cfg.taps, pixel_norm=True)
-        self.blocks = nn.ModuleList([Segment(conv(first.channels, first.channels))])
+        self.blocks = nn.ModuleList([Segment(EqualizedConv3d(first.channels, first.channels, taps, pixel_norm=True))])
         for level, (below, row) in enumerate(zip(cfg.rows, cfg.rows[1:], strict=False), 1):
             self.blocks.append(
                 Segment(
-                    conv(below.channels, row.channels, up=row.factor),
-                    conv(row.channels, row.channels),
+                    EqualizedConv3d(below.channels, row.channels, taps, pixel_norm=True, up=row.factor),
+                    EqualizedConv3d(row.channels, row.channels, taps, pixel_norm=True),
                     level=level,
                 )
             )

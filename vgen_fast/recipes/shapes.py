@@ -46,7 +46,7 @@ def shape_motion() -> Config:
     real ones. docs/systems.md has what comes of it.
     """
     system = System(rows=rows((64, 32, 16, 8), (4, 2, 2, 1)), latents=16, features=64, classes=(2,), alike=0.5)
-    coarse = (Grow(0, 2_400, 8), Grow(1_600, 20_800, 8), Grow(2_400, 10_000, 8))
+    phases = (Grow(0, 2_400, 8), Grow(1_600, 20_800, 8), Grow(2_400, 10_000, 8), Grow(2_400, 6_400, 8, halving=6_000))
     return Config(
         recipe="shape-motion",
         system=system,
@@ -56,7 +56,7 @@ def shape_motion() -> Config:
         data="shapes-strips",
         shrink="crop",
         clips=46_000,
-        phases=(*coarse, Grow(2_400, 6_400, 8, halving=6_000)),
+        phases=phases,
         optim=shapes().optim.model_copy(update={"generator_lr": 3e-3}),
         every=shapes().every,
     )
