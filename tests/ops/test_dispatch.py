@@ -7,7 +7,7 @@ from torch.profiler import profile
 
 from vgen_fast import ops
 from vgen_fast.ops.choose import unavailable
-from vgen_fast.ops.modulated_conv3d import SHORT_ROW
+from vgen_fast.ops.modulated_conv3d import FEW_PLACES, SHORT_ROW
 
 from .cases import CASES
 from .check import assert_close, leaves
@@ -145,17 +145,24 @@ def test_no_weight_gradients_leaves_out_shared_weights_only():
 
 
 @pytest.mark.parametrize(
-    ("width", "options", "fused"),
+    ("frames", "width", "options", "fused"),
     [
-        (SHORT_ROW, {}, False),
-        (4, {"style": grad(2, 3)}, False),
-        (SHORT_ROW + 1, {}, True),
-        (4, {"up": 2}, True),
-        (4, {"impl": "cpp"}, True),
+        (FEW_PLACES, SHORT_ROW, {}, False),
+        (FEW_PLACES, SHORT_ROW + 1, {}, True),
+        (FEW_PLACES, SHORT_ROW, {"up": 2}, True),
+        (FEW_PLACES, SHORT_ROW, {"style": grad(2, 3)}, False),
+        (FEW_PLACES // 256, 32, {}, True),
+        (FEW_PLACES // 256 - 1, 32, {}, False),
+        (FEW_PLACES // 256, 32, {"style": grad(2, 3)}, False),
+        (FEW_PLACES // 256, 32, {"down": 2}, True),
+        (FEW_PLACES // 256, 16, {"up": (1, 1, 2)}, True),
+        (1, 4, {"impl": "cpp"}, True),
     ],
 )
-def test_short_rows_go_to_the_library_unless_an_implementation_is_named(width: int, options: dict, fused: bool):
-    x, w = grad(2, 3, 2, 4, width), grad(*W)
+def test_short_rows_and_few_places_go_to_the_library_unless_an_implementation_is_named(
+    frames: int, width: int, options: dict, fused: bool
+):
+    x, w = grad(2, 3, frames, 4, width), grad(*W)
     with profile() as seen:
         ops.modulated_conv3d(x, w, slope=0.2, **options)
     assert any("conv_act" in event.key for event in seen.key_averages()) == fused

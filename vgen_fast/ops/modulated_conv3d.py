@@ -30,8 +30,10 @@ from .registered import autograd, call, implements
 ORDER = 2
 OP = "modulated_conv3d"
 Triple = tuple[int, int, int]
-# On CPU the library is faster up to half a vector's numbers: it neither transforms weights nor pads rows to a vector.
-SHORT_ROW = 8 if ISA == "avx512" else 4
+# On CPU the library is faster for short rows and where weights are used at few places: it neither transforms weights
+# nor pads rows to a vector. Measured, both ways and through a penalty.
+SHORT_ROW = 12 if ISA == "avx512" else 4
+FEW_PLACES = 1024  # of the convolution, before a pool and after an enlargement, that share their weights
 
 
 def modulated_conv3d(
@@ -98,9 +100,10 @@ def modulated_conv3d(
             return "an empty tensor has nothing to fuse"
         return f"taps {kernel} are more than 15 on an axis" if max(kernel) > 15 else None
 
-    short = size[2] <= SHORT_ROW and max(up) == max(down) == 1
+    places = math.prod(conv_size) * (x.shape[0] if style is None else 1)
+    small = places < FEW_PLACES or (size[2] <= SHORT_ROW and max(up) == max(down) == 1)
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    impl = choose(OP, impl if x.numel() else None, x.device, supports, short and on_cpu)
+    impl = choose(OP, impl if x.numel() else None, x.device, supports, small and on_cpu)
     if impl == "reference":
         options = dict(slope=slope, gain=gain, pixel_norm=pixel_norm, up=up, down=down, padding=padding, eps=eps)
         y = reference.modulated_conv3d(x, weight, style, demodulate=demodulate, bias=bias, noise=noise, **options)
