@@ -111,7 +111,7 @@ void conv_weight_gradient(Where where, uintptr_t x, uintptr_t g, uintptr_t gw, u
 
 // Both gradients of y = lrelu(conv(x, w)) * gain, g gated by y while it is read; gx, or gw and gb, may be null. `mirrored`
 // are the weights of the input gradient: [I, O, taps reversed].
-void conv_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t x, uintptr_t mirrored, uintptr_t gx, uintptr_t gw,
+void conv_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t x, uintptr_t w, uintptr_t gx, uintptr_t gw,
                    uintptr_t gb, Sizes3 channels, Sizes3 in_size, Sizes3 out_size, Sizes3 kernel, Sizes3 padding, Sizes3 up,
                    Sizes3 down, Sizes5 x_stride, Sizes5 y_stride, Sizes5 gx_stride, bool per_sample, double slope, double gain) {
   auto gated = [&](ConvParams p, double factor) {
@@ -124,7 +124,7 @@ void conv_backward(Where where, uintptr_t g, uintptr_t y, uintptr_t x, uintptr_t
     for (int a = 0; a < 3; ++a) outer[a] = kernel[a] - 1 - padding[a], copies *= double(up[a]) / double(down[a]);
     ConvParams p = gated(conv_params(where, {channels[0], channels[2], channels[1]}, out_size, in_size, kernel, outer, down, up,
                                      y_stride, gx_stride, per_sample), copies);
-    p.x = address<void>(g), p.w = address<void>(mirrored), p.y = address<void>(gx);
+    p.x = address<void>(g), p.w = address<void>(w), p.mirrored = 1, p.y = address<void>(gx);
     VGEN_RUN_CPU(modulated_conv3d_forward, p);
   }
   if (gw) {

@@ -39,10 +39,11 @@ struct ConvParams {
   int64_t noise_stride[5];              // zeros where noise is broadcast
   int64_t frames;                       // to each sample, counted as samples themselves: 1, but see conv_tile.h
   int64_t per_sample;                   // weights (or their gradient) are [B, O, I, k] instead of [O, I, k]
+  int64_t mirrored;                     // w is that of the convolution whose input gradient this is: [I, O, k], taps reversed
   int64_t pixel_norm;
   double slope, gain, eps;              // slope 1 is no activation; on CPU gain scales the weight gradient too
   const void* x;
-  const void* w;                        // contiguous, in the compute type
+  const void* w;                        // contiguous, in the compute type; mirrored on CPU only
   const void* bias;                     // [O] in the compute type, or null
   const void* noise;                    // in x's type, or null
   void* y;

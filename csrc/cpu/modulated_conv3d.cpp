@@ -22,7 +22,7 @@ constexpr int most_vectors(int block) {
 
 // ------------------------------------------------------------------------------------------------------- weights
 
-// [sample][unit t][unit hw][block of O][tap t][I][tap hw][O in block], from w [sample, O, I, kt, kh, kw].
+// [sample][unit t][unit hw][block of O][tap t][I][tap hw][O in block], from w [sample, O, I, kt, kh, kw] or its mirror image.
 template <class Acc>
 void pack_weights(const ConvParams& p, const Plan& plan, int64_t samples, Acc* packed) {
   const AxisPlan &t = plan.axis[0], &h = plan.axis[1], &wa = plan.axis[2];
@@ -62,10 +62,18 @@ void pack_weights(const ConvParams& p, const Plan& plan, int64_t samples, Acc* p
     for (int64_t item = begin; item < end; ++item) {
       const int64_t sample = item / items, block = item % items / inputs.count, group = item % inputs.count;
       const int64_t o = blocks.begin(block), size = blocks.size(block), i = inputs.begin(group), count = inputs.size(group);
-      const Acc* w = static_cast<const Acc*>(p.w) + ((sample * p.out_channels + o) * p.in_channels + i) * volume;
-      for (int64_t n = 0; n < size; ++n, w += p.in_channels * volume)
-        for (int64_t c = 0; c < count; ++c)
-          for (int64_t k = 0; k < volume; ++k) stage[0][(k * count + c) * size + n] = double(w[c * volume + k]);
+      const Acc* w = static_cast<const Acc*>(p.w) + sample * p.out_channels * p.in_channels * volume;
+      const auto gather = [&](int64_t out_stride, int64_t in_stride, int64_t first, int64_t step) {
+        for (int64_t n = 0; n < size; ++n)
+          for (int64_t c = 0; c < count; ++c) {
+            const Acc* from = w + ((o + n) * out_stride + (i + c) * in_stride) * volume + first;
+            for (int64_t k = 0; k < volume; ++k) stage[0][(k * count + c) * size + n] = double(from[step * k]);
+          }
+      };
+      if (p.mirrored)
+        gather(1, p.out_channels, volume - 1, -1);
+      else
+        gather(p.in_channels, 1, 0, 1);
       const int64_t inner = count * size;
       const double* value = stage[0].data();
       spread(2, p.kernel[0] * p.kernel[1], inner, value, stage[1].data());

@@ -293,11 +293,11 @@ def _gradients(g, y, x, w, slope, gain, up, down, padding, wants_x, wants_w):
 def _conv_act_backward_kernel(g, y, x, w, slope, gain, up, down, padding, wants_x, wants_w):
     gx, gw, gb = _gradients(g, y, x, w, slope, gain, up, down, padding, wants_x, wants_w)
     g = dense_like(g, y)
-    mirrored = _flipped(w).to(gw.dtype).contiguous() if wants_x else None
+    weights = w.to(gw.dtype).contiguous()
     sums = gw.new_empty((x.shape[0], len(gb))) if w.ndim == 6 else gb
     found = (address(out if want else None) for out, want in ((gx, wants_x), (gw, wants_w), (sums, wants_w)))
     _C.modulated_conv3d_backward(
-        where(x), address(g), address(y), address(x), address(mirrored), *found,
+        where(x), address(g), address(y), address(x), address(weights), *found,
         [x.shape[0], x.shape[1], g.shape[1]], x.shape[2:], g.shape[2:], w.shape[-3:], padding, up, down,
         x.stride(), y.stride(), gx.stride() if wants_x else x.stride(), w.ndim == 6, slope, gain,
     )  # fmt: skip
